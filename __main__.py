@@ -1,0 +1,5 @@
+"""`python -m forgefront` is the command line."""
+
+from .search.cli import main
+
+main()
