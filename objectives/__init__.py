@@ -1,0 +1,1 @@
+"""Objectives: a candidate in, numbers out (accuracy, corruption error, adversarial accuracy, size, latency)."""

@@ -1,0 +1,155 @@
+"""`Candidate`: the baked, trained model with its plan, its integer codes and what was achieved; to disk and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..spaces.plan import TrialPlan
+from ..studies.errors import RunError
+from .insertion import insert_activation_quantizers
+from .quantizers import activation_quantizers, dequantize
+from .removal import Removed, remove_channels
+
+__all__ = ["Candidate", "LayerCodes", "load_candidate", "save_candidate"]
+
+VERSION = 1
+WEIGHTS, LATENT, DESCRIPTION = "weights.safetensors", "latent.safetensors", "candidate.json"
+
+
+@dataclass(frozen=True)
+class LayerCodes:
+    """Integer weights of one layer; codes × scale is the candidate's weight, bit for bit.
+
+    Args:
+        codes: int8 in the weight's shape.
+        scale: Floating, 0-d (one for the layer) or (out,).
+        bits: 1–8; codes lie in [−(2^(bits−1) − 1), 2^(bits−1) − 1], for one bit in {−1, 0, 1}.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    bits: int
+
+    def weight(self) -> Tensor:
+        """The weight that the codes stand for."""
+        return dequantize(self.codes, self.scale)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a trial scores and what a target exports.
+
+    Args:
+        model: In eval mode: plain weights, channels removed, activation quantizers frozen (straight-through gradients).
+        latent: In eval mode: the same structure with the float, masked weights before clusters and bits, and no
+            quantizers; for transfer attacks.
+        plan: What was planned.
+        codes: Integer weights by layer name, for layers of at most 8 bits.
+        codebooks: For clustered layers the distinct weights that `model` uses, ascending: (values,), or (out, values)
+            when clustered by channel (short rows repeat their last value).
+        removed: (convolution, its output channels, counted in the full network) in the order of removal.
+        achieved: JSON values; "layers" by name, "totals" and "deviations" from the plan.
+    """
+
+    model: nn.Module
+    latent: nn.Module
+    plan: TrialPlan
+    codes: Mapping[str, LayerCodes] = field(default_factory=dict)
+    codebooks: Mapping[str, Tensor] = field(default_factory=dict)
+    removed: Removed = field(default_factory=list)
+    achieved: dict[str, Any] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str) -> Candidate:
+        """This candidate with both models moved to `device` (in place); codes and codebooks stay where they are."""
+        self.model.to(device)
+        self.latent.to(device)
+        return self
+
+
+def save_candidate(candidate: Candidate, folder: Path) -> None:
+    """Write weights.safetensors, latent.safetensors and candidate.json into `folder` (made if absent)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model/{name}": value for name, value in candidate.model.state_dict().items()}
+    tensors |= {f"codes/{name}": layer.codes for name, layer in candidate.codes.items()}
+    tensors |= {f"scale/{name}": layer.scale for name, layer in candidate.codes.items()}
+    tensors |= {f"codebook/{name}": values for name, values in candidate.codebooks.items()}
+    save_file(_own(tensors), folder / WEIGHTS)
+    save_file(_own(candidate.latent.state_dict()), folder / LATENT)
+    description = {
+        "version": VERSION,
+        "plan": candidate.plan.to_dict(),
+        "removed": [[name, indices] for name, indices in candidate.removed],
+        "bits": {name: layer.bits for name, layer in candidate.codes.items()},
+        "achieved": candidate.achieved,
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+
+
+def load_candidate(folder: Path, build: Callable[[], nn.Module], example: Tensor) -> Candidate:
+    """The candidate that `save_candidate` wrote; its outputs are equal bit for bit.
+
+    Args:
+        folder: Where it was written.
+        build: Makes a fresh model of the same architecture.
+        example: (1, C, H, W), one input; only its shape matters.
+
+    Raises:
+        RunError: A file is missing or of another version, or does not fit the architecture.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        tensors, latent_state = load_file(folder / WEIGHTS), load_file(folder / LATENT)
+    except OSError as error:
+        raise RunError(
+            f"`folder` must hold a candidate; found {folder} without {Path(error.filename or '').name}."
+        ) from None
+    if description.get("version") != VERSION:
+        raise RunError(f"`version` of {folder / DESCRIPTION} must be {VERSION}; found {description.get('version')!r}.")
+    plan = TrialPlan.from_dict(description["plan"])
+    removed = [(str(name), [int(index) for index in indices]) for name, indices in description["removed"]]
+    models = []
+    for _ in range(2):
+        model = build().cpu().eval()
+        remove_channels(model, removed, example.cpu())
+        models.append(model)
+    latent, model = models[0], insert_activation_quantizers(models[1], plan, example.cpu())
+    _load(latent, latent_state, folder)
+    _load(model, _section(tensors, "model"), folder)
+    for quantizer in activation_quantizers(model.modules()):
+        quantizer.freeze()
+    codes, scales = _section(tensors, "codes"), _section(tensors, "scale")
+    return Candidate(
+        model=model.eval(),
+        latent=latent.eval(),
+        plan=plan,
+        codes={name: LayerCodes(codes[name], scales[name], bits) for name, bits in description["bits"].items()},
+        codebooks=_section(tensors, "codebook"),
+        removed=removed,
+        achieved=description["achieved"],
+    )
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors refuses tensors that share memory
+    return {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+
+
+def _section(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    start = prefix + "/"
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+
+
+def _load(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
+    try:
+        model.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        lines = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise RunError(f"`build` must make the architecture that {folder} was saved from; {lines}") from None

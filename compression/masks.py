@@ -1,0 +1,90 @@
+"""Magnitude masks over weights and, by L1 norm, over filters (Han et al. 2015; Li et al. 2017, arXiv:1608.08710).
+
+Counts are exact: floor(sparsity · n) elements go, whatever ties or zeros there are, so that the achieved sparsity lies
+within one element below the planned one. Among equals the first in memory goes first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["MaskWeight", "filter_mask", "filter_norms", "magnitude_mask", "removed_count"]
+
+# 0.29 · 100 is 28.999999999999996 in binary, and 29 is meant
+TOLERANCE = 1e-9
+
+
+def removed_count(count: int, sparsity: float) -> int:
+    """floor(sparsity · count), the number of elements that go."""
+    return min(count, math.floor(sparsity * count + TOLERANCE))
+
+
+def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
+    """True where a weight stays: all but the floor(sparsity · n) of least magnitude.
+
+    Args:
+        weight: Floating, any shape, n elements.
+        sparsity: In [0, 1).
+
+    Returns:
+        Bool, in the weight's shape, with exactly n − floor(sparsity · n) True.
+    """
+    return _without_smallest(weight.detach().abs(), removed_count(weight.numel(), sparsity))
+
+
+def filter_norms(weight: Tensor) -> Tensor:
+    """L1 norm of each filter: (out, …) to (out,)."""
+    return weight.detach().abs().flatten(1).sum(dim=1)
+
+
+def filter_mask(norms: Tensor | Sequence[Tensor], sparsity: float, *, round_to: int = 1) -> Tensor:
+    """True where a filter stays; norms of layers that share their channels are summed first.
+
+    Args:
+        norms: (out,), or one such tensor for each coupled layer.
+        sparsity: Share of filters to remove, in [0, 1).
+        round_to: The number kept is rounded up to a multiple of this, as far as there are filters.
+
+    Returns:
+        Bool, (out,). At least one filter stays.
+    """
+    total = norms if isinstance(norms, Tensor) else torch.stack([norm.double() for norm in norms]).sum(dim=0)
+    count = total.numel()
+    kept = max(1, count - removed_count(count, sparsity))
+    kept = min(count, -(-kept // round_to) * round_to)
+    return _without_smallest(total, count - kept)
+
+
+def _without_smallest(values: Tensor, count: int) -> Tensor:
+    if count <= 0:
+        return torch.ones_like(values, dtype=torch.bool)
+    flat = values.flatten()
+    # selection is linear in n where a sort is not, and its value (unlike its index) does not depend on the device
+    threshold = torch.kthvalue(flat, count).values
+    smaller, equal = flat < threshold, flat == threshold
+    room = count - smaller.sum()
+    removed = smaller | (equal & (equal.cumsum(0) <= room))
+    return ~removed.reshape(values.shape)
+
+
+class MaskWeight(nn.Module):
+    """Weight simulator: exact zeros where `keep` is False, and no gradient there.
+
+    Args:
+        shape: Shape of the mask, broadcast against the tensor: (out, 1, …) for filters.
+        device: Where the mask lives.
+    """
+
+    keep: Tensor
+
+    def __init__(self, shape: Sequence[int], device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self.register_buffer("keep", torch.ones(tuple(shape), dtype=torch.bool, device=device))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        # a product would leave negative zeros and pass on infinities
+        return torch.where(self.keep, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))

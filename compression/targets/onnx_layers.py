@@ -1,0 +1,178 @@
+"""Convolution and linear layers in ONNX: float as trained, or int8 codes with batch norm folded into their scale.
+
+w = scale·code per output channel c, so BN(w ∗ x) = (γ_c/σ_c · scale_c)·code ∗ x + shift_c with σ = √(variance + ε):
+the codes stay as they are, and where γ_c < 0 they change sign, which a symmetric code allows exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import TensorProto
+from torch import Tensor, nn
+
+from .onnx_builder import GraphBuilder, Value
+
+if TYPE_CHECKING:
+    from ..candidate import LayerCodes
+
+__all__ = ["Affine", "batch_norm", "batch_norm_affine", "convolution", "linear"]
+
+# A bias code beyond this leaves too little of the 32-bit accumulator for the sum of products.
+LARGEST_BIAS = 2.0**30
+
+
+@dataclass(frozen=True)
+class Affine:
+    """y = scale·x + shift per channel, arrays of shape (C,), float64."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """A tensor of any device as a NumPy array."""
+    return tensor.detach().cpu().numpy()
+
+
+def batch_norm_affine(module: nn.BatchNorm2d | nn.BatchNorm1d) -> Affine:
+    """What a batch norm does in evaluation mode."""
+    if module.running_mean is None or module.running_var is None:
+        raise NotImplementedError("batch norm without running statistics")
+    deviation = np.sqrt(array(module.running_var).astype(np.float64) + module.eps)
+    gamma = array(module.weight).astype(np.float64) if module.affine else np.ones_like(deviation)
+    beta = array(module.bias).astype(np.float64) if module.affine else np.zeros_like(deviation)
+    scale = gamma / deviation
+    return Affine(scale, beta - array(module.running_mean) * scale)
+
+
+def batch_norm(graph: GraphBuilder, x: Value, affine: Affine) -> Value:
+    """A batch norm of its own; mean 0 and variance 1 are shared by all layers, so that they add nothing to the size."""
+    shape = affine.scale.shape
+    inputs = [
+        graph.constant(affine.scale, np.float32),
+        graph.constant(affine.shift, np.float32),
+        graph.constant(np.zeros(shape, np.float32)),
+        graph.constant(np.ones(shape, np.float32)),
+    ]
+    return Value(graph.add("BatchNormalization", graph.float(x), *inputs, epsilon=0.0))
+
+
+def convolution(
+    graph: GraphBuilder,
+    x: Value,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    *,
+    codes: LayerCodes | None,
+    norm: Affine | None,
+    **attributes: Any,
+) -> Value:
+    """A convolution and, where `norm` is given, the batch norm behind it.
+
+    Args:
+        graph: Where to write.
+        x: Input (N, C, H, W).
+        weight: (out, in/groups, kH, kW) float.
+        bias: (out,) float or None.
+        codes: Integer codes of the weights, None to keep them float.
+        norm: Batch norm to apply after the convolution, None for none.
+        attributes: Attributes of the ONNX node.
+    """
+    if codes is None:
+        # Folding into float weights would give a clustered layer a codebook per channel; the runtime folds on loading.
+        inputs = [graph.float(x), graph.constant(weight, np.float32)]
+        if bias is not None:
+            inputs.append(graph.constant(bias, np.float32))
+        y = Value(graph.add("Conv", *inputs, **attributes))
+        return y if norm is None else batch_norm(graph, y, norm)
+    integers, scale, shift = fold(codes, bias, norm)
+    return Value(graph.add("Conv", *_integer_inputs(graph, x, integers, scale, shift, axis=0), **attributes))
+
+
+def linear(graph: GraphBuilder, x: Value, weight: np.ndarray, bias: np.ndarray | None, codes: LayerCodes | None) -> Value:
+    """y = x·Wᵀ + b over the last dimension; weight (out, in), bias (out,) or None."""
+    flat = len(x.shape) == 2
+    if codes is None:
+        inputs = [graph.float(x), graph.constant(weight if flat else weight.T, np.float32)]
+        if bias is not None:
+            inputs.append(graph.constant(bias, np.float32))
+    else:
+        integers, scale, shift = fold(codes, bias, None)
+        inputs = _integer_inputs(graph, x, integers if flat else integers.T, scale, shift, axis=0 if flat else 1)
+    if flat:
+        return Value(graph.add("Gemm", *inputs, transB=1))
+    product = graph.add("MatMul", *inputs[:2])
+    return Value(graph.add("Add", product, inputs[2]) if len(inputs) == 3 else product)
+
+
+def fold(
+    codes: LayerCodes, bias: np.ndarray | None, norm: Affine | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Codes (int8), scale (scalar, or (out,) float32) and bias ((out,) float64 or None) with `norm` folded in."""
+    integers, scale = array(codes.codes).astype(np.int8), array(codes.scale).astype(np.float64)
+    if scale.size == 1:
+        scale = scale.reshape(())
+    if norm is None:
+        return integers, scale.astype(np.float32), None if bias is None else bias.astype(np.float64)
+    shift = norm.shift if bias is None else norm.shift + bias * norm.scale
+    sign = np.where(norm.scale < 0.0, -1, 1).astype(np.int8)
+    folded = np.abs(norm.scale) * scale
+    dead = folded < np.finfo(np.float32).tiny
+    integers = integers * np.where(dead, np.int8(0), sign).reshape(-1, *[1] * (integers.ndim - 1)).astype(np.int8)
+    return integers, np.where(dead, 1.0, folded).astype(np.float32), shift
+
+
+def _integer_inputs(
+    graph: GraphBuilder, x: Value, integers: np.ndarray, scale: np.ndarray, bias: np.ndarray | None, axis: int
+) -> list[str]:
+    """Names of the layer's inputs: x, the weights from their codes and, where there is one, the bias."""
+    if x.codes is None:
+        # A constant expression: the runtime computes it on loading, where it would run a DequantizeLinear every time.
+        along = [-1 if place == axis else 1 for place in range(integers.ndim)] if scale.ndim else []
+        real = graph.add("Cast", graph.constant(integers), to=TensorProto.FLOAT)
+        weight = graph.add("Mul", real, graph.constant(scale.reshape(along)))
+        return [graph.float(x), weight, *([] if bias is None else [graph.constant(bias, np.float32)])]
+    integers, scale = _finer_grid(integers, scale)
+    if bias is not None:
+        integers, scale = _room_for_bias(integers, scale, bias, x.codes.scale, axis)
+    step = graph.constant(scale)
+    inputs = [graph.float(x), _dequantize(graph, integers, step, scale.shape, axis)]
+    if bias is None:
+        return inputs
+    # The bias's step is stated as a product: the runtime computes it on loading, and the file does not carry it.
+    bias_step = graph.add("Mul", step, graph.constant(np.float32(x.codes.scale)))
+    bias_codes = np.rint(bias / (scale * np.float32(x.codes.scale)).astype(np.float64)).astype(np.int32)
+    return [*inputs, _dequantize(graph, bias_codes, bias_step, scale.shape, 0)]
+
+
+def _dequantize(graph: GraphBuilder, integers: np.ndarray, step: str, shape: tuple[int, ...], axis: int) -> str:
+    zero = graph.constant(np.zeros(shape, integers.dtype))
+    return graph.add("DequantizeLinear", graph.constant(integers), step, zero, **({"axis": axis} if shape else {}))
+
+
+def _finer_grid(integers: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of few bits spread over the int8 range (k·code, scale/k), as many distinct ones as before.
+
+    The bias is rounded to the step of the accumulator, input scale × weight scale; with 4-bit codes as they are that
+    rounding moves one output in a hundred by a whole step.
+    """
+    largest = int(np.abs(integers.astype(np.int16)).max(initial=0))
+    factor = 127 // largest if largest else 1
+    return integers * np.int8(factor), (scale / np.float32(factor)).astype(np.float32)
+
+
+def _room_for_bias(
+    integers: np.ndarray, scale: np.ndarray, bias: np.ndarray, input_scale: float, axis: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where a bias would not fit 32 bits, its channel's products are below its own rounding: drop them, widen the step."""
+    needed = np.abs(bias) / (LARGEST_BIAS * input_scale)
+    narrow = needed > scale
+    if not narrow.any():
+        return integers, scale
+    shape = [1] * integers.ndim
+    shape[axis] = -1
+    kept = np.where(narrow, np.int8(0), np.int8(1)).reshape(shape)
+    return integers * kept, np.where(narrow, needed, scale).astype(np.float32)

@@ -1,0 +1,153 @@
+"""What an objective is: raw numbers measured on one candidate, and a score derived from them against the control's.
+
+The two steps are apart because a trial may finish in any process while the control's numbers live with the coordinator
+(law 4), and because a metric's published variants can then be derived later from what was stored (law 6).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..compression.candidate import Candidate
+from ..studies.errors import InputError
+from ..studies.seeds import Seed
+from ..trainers.tasks.base import EvaluationSet, SplitName, Task
+
+if TYPE_CHECKING:
+    from ..compression.targets.base import Artefact, Target
+    from ..spaces.layers import LayerInfo
+
+__all__ = ["Direction", "Objective", "Score", "Subject", "binomial_error", "correct", "tally"]
+
+Direction = Literal["minimize", "maximize"]
+
+
+@dataclass
+class Subject:
+    """One trained candidate and all that is needed to measure it.
+
+    Args:
+        candidate: What is scored.
+        task: Its data, losses and predictions.
+        targets: Where it is to run.
+        artefacts: Its exported file for each target, by the target's name.
+        control_artefacts: The dense control's; the control's own when it is the subject.
+        layers: The network's compressible layers.
+        split: Which images to score on.
+        seed: The trial's seed.
+        study_seed: The study's seed, for draws that all trials share.
+        batch_size: Images in one forward pass.
+        cache: What objectives of one subject share.
+    """
+
+    candidate: Candidate
+    task: Task
+    targets: Sequence[Target]
+    artefacts: Mapping[str, Artefact]
+    control_artefacts: Mapping[str, Artefact]
+    layers: Sequence[LayerInfo]
+    split: SplitName
+    seed: Seed
+    study_seed: int
+    batch_size: int = 500
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    def target(self, name: str | None) -> Target:
+        """The target called `name`, the first one when None.
+
+        Raises:
+            InputError: The study has no such target.
+        """
+        known = [target.name for target in self.targets]
+        if name is None and known:
+            return self.targets[0]
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, 1)
+            hint = f' Did you mean "{close[0]}"?' if close else ""
+            raise InputError(f"`target` must be one of the study's targets ({', '.join(known)}); found {name!r}.{hint}")
+        return self.targets[known.index(name)]
+
+    def clean_tally(self, limit: int | None) -> dict[str, list[int]]:
+        """The task's raw counts on the first `limit` plain images; computed once a subject."""
+        key = f"tally/{limit}"
+        if key not in self.cache:
+            images = self.task.evaluation(self.split, limit)
+            self.cache[key] = tally(self.candidate.model, self.task, images, self.batch_size)
+        return self.cache[key]
+
+
+def tally(model: nn.Module, task: Task, images: EvaluationSet, batch_size: int) -> dict[str, list[int]]:
+    """The task's raw counts of `model`, in evaluation mode, over a set of images."""
+    model.eval()
+    total: dict[str, list[int]] = {}
+    with torch.inference_mode():
+        for batch in images.batches(batch_size):
+            for key, counts in task.tally(model(batch.images), batch.targets).items():
+                total[key] = [a + b for a, b in zip(total[key], counts, strict=True)] if key in total else list(counts)
+    return total
+
+
+def correct(model: nn.Module, task: Task, images: EvaluationSet, batch_size: int) -> Tensor:
+    """Which images `model`, in evaluation mode, gets right: bool, (N,), on the images' device."""
+    model.eval()
+    with torch.inference_mode():
+        parts = [task.correct(model(batch.images), batch.targets) for batch in images.batches(batch_size)]
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One objective's result for one trial.
+
+    Args:
+        value: What the search compares.
+        standard_error: Of `value`, from the finite number of images or rounds; None when nothing is sampled.
+        details: Further variants of the metric, JSON values.
+    """
+
+    value: float
+    standard_error: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The score as JSON values."""
+        return {"value": self.value, "standard_error": self.standard_error, "details": dict(self.details)}
+
+
+class Objective(ABC):
+    """A number that a study optimises or records; options are the keyword-only arguments of its class.
+
+    Attributes:
+        name: Its key in results and conditions.
+        direction: Which way is better.
+        unit: For tables; empty when the value is a plain fraction.
+    """
+
+    name: ClassVar[str]
+    direction: ClassVar[Direction]
+    unit: ClassVar[str] = ""
+
+    @abstractmethod
+    def measure(self, subject: Subject) -> dict[str, Any]:
+        """Raw numbers, JSON values, that need no control."""
+
+    @abstractmethod
+    def derive(self, raw: Mapping[str, Any], control_raw: Mapping[str, Any]) -> Score:
+        """The score, from a trial's raw numbers and those of the control (the same ones for the control)."""
+
+    @abstractmethod
+    def worst(self, control_value: float) -> float:
+        """A fixed value at least as bad as any that matters: this objective's part of the hypervolume's reference point."""
+
+
+def binomial_error(share: float, count: int) -> float:
+    """Standard error of a share of `count` independent images: sqrt(p (1 - p) / n), 0 for no images."""
+    return math.sqrt(max(share * (1.0 - share), 0.0) / count) if count else 0.0

@@ -1,0 +1,149 @@
+"""The blur family of CIFAR-10-C: defocus, glass, motion and zoom blur (Hendrycks & Dietterich 2019, appendix B)."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .linear import apply, gaussian_blur, zoom_matrix
+from .randomness import Draws
+from .severities import WHOLE, constant, to_bytes
+
+__all__ = ["defocus_blur", "glass_blur", "motion_blur", "smear", "zoom_blur"]
+
+# a tap below this share moves no grey level
+NEGLIGIBLE_TAP = 1e-6
+
+
+@lru_cache(maxsize=16)
+def _disk(radius: float, alias_blur: float) -> Tensor:
+    """(k, k) float32, sum 1: a disk softened by a 3x3 (5x5 beyond radius 8) gaussian, cut to its non-zero part."""
+    reach, half = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
+    axis = np.arange(-reach, reach + 1)
+    disk = (axis[:, None] ** 2 + axis[None, :] ** 2 <= radius**2).astype(float)
+    taps = np.exp(-(np.arange(-half, half + 1) ** 2) / (2 * alias_blur**2))
+    taps /= taps.sum()
+    padded = np.pad(disk / disk.sum(), half, mode="reflect")
+    size = len(axis)
+    soft = sum(taps[i] * padded[i : i + size] for i in range(len(taps)))
+    soft = sum(taps[i] * soft[:, i : i + size] for i in range(len(taps)))
+    used = np.flatnonzero(soft.sum(axis=0) > 1e-9)
+    margin = min(used[0], size - 1 - used[-1])
+    cut = soft[margin : size - margin, margin : size - margin]
+    return torch.from_numpy(np.ascontiguousarray(cut, dtype=np.float32))
+
+
+def defocus_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
+    """Convolve with a softened disk, mirrored at the border.
+
+    Args:
+        images: (N, 3, H, W) float32 in [0, 1].
+        severity: 1–5.
+        draws: Not used; every corruption takes it.
+
+    Returns:
+        (N, 3, H, W) float32 in [0, 1] on the grid of eight bits.
+    """
+    small = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))
+    large = ((3.0, 0.1), (4.0, 0.5), (6.0, 0.5), (8.0, 0.5), (10.0, 0.5))
+    kernel = _disk(*constant(images, severity, small, large)).to(images)
+    reach = kernel.shape[0] // 2
+    height, width = images.shape[-2:]
+    planes = F.pad(images, (reach,) * 4, mode="reflect").reshape(-1, 1, height + 2 * reach, width + 2 * reach)
+    return to_bytes(F.conv2d(planes, kernel[None, None]).reshape(images.shape))
+
+
+def glass_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
+    """Blur, let each pixel take a near neighbour's place, blur; shapes as in `defocus_blur`.
+
+    The published loop "swaps" two NumPy views and thereby copies: a pixel receives its neighbour and gives nothing. In its
+    descending scan a neighbour that comes earlier in raster order is still untouched, so with offsets of -1 and 0 an
+    iteration is one gather; chains through pixels already overwritten are followed by doubling pointers.
+    """
+    small = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))
+    large = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))
+    sigma, reach, iterations = constant(images, severity, small, large)
+    pixels = to_bytes(gaussian_blur(images, sigma)).flatten(2)
+    for _ in range(iterations):
+        sources = glass_sources(images.shape[-2], images.shape[-1], reach, draws)
+        pixels = pixels.gather(2, sources[:, None].expand_as(pixels))
+    return to_bytes(gaussian_blur(pixels.reshape(images.shape), sigma))
+
+
+def glass_sources(height: int, width: int, reach: int, draws: Draws) -> Tensor:
+    """(N, H * W) int64: where the value that each pixel ends with came from, in one iteration of `glass_blur`."""
+    rows = torch.arange(height, device=draws.device)[:, None]
+    columns = torch.arange(width, device=draws.device)[None, :]
+    moved = (rows > reach) & (rows <= height - reach) & (columns > reach) & (columns <= width - reach)
+    offsets = draws.integers(-reach, reach, 2, height, width) * moved
+    here = rows * width + columns
+    sources = (here + offsets[:, 0] * width + offsets[:, 1]).flatten(1)
+    if reach == 1:
+        return sources
+    here, moved = here.flatten(), moved.flatten()
+    # a source later in raster order was written before this pixel read it: look through it
+    settled = (sources <= here) | ~moved[sources]
+    while not bool(settled.all()):
+        through = sources.gather(1, sources)
+        settled_through = settled.gather(1, sources)
+        sources, settled = torch.where(settled, sources, through), settled | settled_through
+    return sources
+
+
+def smear(planes: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:
+    """ImageMagick's motion blur: one-sided gaussian taps along a line, at whole-pixel offsets, edge pixels repeated.
+
+    Args:
+        planes: (N, C, H, W) float32.
+        radius: The kernel holds 2 * ceil(radius) + 1 taps.
+        sigma: Their standard deviation in pixels.
+        angle: (N,) degrees; 0 looks to the right, 90 down.
+
+    Returns:
+        (N, C, H, W) float32.
+    """
+    height, width = planes.shape[-2:]
+    taps = np.exp(-(np.arange(2 * math.ceil(radius) + 1) ** 2) / (2 * sigma**2))
+    taps /= taps.sum()
+    radians = torch.deg2rad(angle)
+    across, down = radians.cos()[:, None], radians.sin()[:, None]
+    rows = torch.arange(height, device=planes.device)
+    columns = torch.arange(width, device=planes.device)
+    flat = planes.flatten(2)
+    blurred = flat * float(taps[0])
+    for step in range(1, len(taps)):
+        if taps[step] < NEGLIGIBLE_TAP:
+            break
+        row = (rows + torch.ceil(step * down - 0.5).long()).clamp_(0, height - 1)
+        column = (columns + torch.ceil(step * across - 0.5).long()).clamp_(0, width - 1)
+        source = (row[:, :, None] * width + column[:, None, :]).flatten(1)
+        blurred.add_(flat.gather(2, source[:, None].expand_as(flat)), alpha=float(taps[step]))
+    return blurred.reshape(planes.shape)
+
+
+def motion_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
+    """Smear along a line within 45 degrees of the horizontal; shapes as in `defocus_blur`."""
+    small = ((6.0, 1.0), (6.0, 1.5), (6.0, 2.0), (8.0, 2.0), (9.0, 2.5))
+    large = ((10.0, 3.0), (15.0, 5.0), (15.0, 8.0), (15.0, 12.0), (20.0, 15.0))
+    radius, sigma = constant(images, severity, small, large)
+    angle = draws.uniform(low=-45.0, high=45.0)
+    # ImageMagick rounds to eight bits where NumPy truncates
+    return to_bytes(smear(images, radius, sigma, angle) + (0.5 - WHOLE) / 255.0)
+
+
+def zoom_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
+    """Average the image with enlargements of its middle; shapes as in `defocus_blur`."""
+    small = ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01))
+    large = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))
+    end, step = constant(images, severity, small, large)
+    factors = [float(factor) for factor in np.arange(1, end, step)]
+    height, width = images.shape[-2:]
+    total = images.clone()
+    for factor in factors:
+        total += apply(images, zoom_matrix(height, factor), zoom_matrix(width, factor))
+    return to_bytes(total / (len(factors) + 1))

@@ -1,0 +1,231 @@
+"""The command line: launch, resume, watch, pick, validate and deploy. Text for people on stderr, data on stdout."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+
+from ..studies.errors import ForgefrontError, InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="forgefront",
+    help="Automated compression search for vision models that stay robust.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class TableFormat(str, Enum):
+    """How a table is printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, for example runs/digits.")]
+TrialsOption = Annotated[int | None, typer.Option("--trials", min=1, help="Trials in all, control and seeds included.")]
+TimeoutOption = Annotated[float | None, typer.Option("--timeout", min=0.0, help="Stop asking after this many seconds.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Local processes that run trials.")]
+EngineOption = Annotated[str | None, typer.Option("--engine", help="serial or processes; by default as workers ask.")]
+TrialOption = Annotated[int, typer.Option("--trial", min=0, help="Number of a finished trial.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from ..version import __version__
+
+        typer.echo(__version__)
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of a shipped study.")],
+    trials: TrialsOption = None,
+    timeout: TimeoutOption = None,
+    workers: WorkersOption = None,
+    engine: EngineOption = None,
+    storage: Annotated[str | None, typer.Option("--storage", help="Optuna storage URL instead of study.db.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the run, when not the study's.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the study file.")
+    ] = None,
+) -> None:
+    """Launch a study, or go on with it if its run folder exists."""
+    from .launch import launch
+
+    overrides = list(settings or [])
+    overrides += [f"study.name={name}"] if name is not None else []
+    overrides += [f"storage.url={storage}"] if storage is not None else []
+    launch(study, overrides=overrides, trials=trials, timeout=timeout, workers=workers, engine=engine)
+
+
+@app.command()
+def resume(
+    run: RunArgument,
+    trials: TrialsOption = None,
+    timeout: TimeoutOption = None,
+    workers: WorkersOption = None,
+    engine: EngineOption = None,
+) -> None:
+    """Go on with a run after anything; needs nothing but its folder."""
+    from .launch import resume as resume_run
+
+    resume_run(run, trials=trials, timeout=timeout, workers=workers, engine=engine)
+
+
+@app.command()
+def status(run: RunArgument) -> None:
+    """Say how far a run is: trials, the running one, front, hypervolume, who holds it."""
+    from .run import load_run
+    from .status import describe
+
+    for line in describe(load_run(run)):
+        typer.echo(line)
+
+
+@app.command()
+def front(
+    run: RunArgument,
+    format: Annotated[TableFormat, typer.Option("--format", help="Form of the table on stdout.")] = TableFormat.table,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the front to this PNG, PDF or SVG.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every trial, not only the front.")] = False,
+) -> None:
+    """Print the feasible non-dominated trials."""
+    from .run import load_run
+    from .tables import render
+
+    loaded = load_run(run)
+    frame = loaded.trials() if every else loaded.front()
+    typer.echo(render(frame, loaded, format.value))
+    if plot is not None:
+        loaded.plot_front(plot)
+        _say(f"wrote {plot}")
+
+
+@app.command()
+def pick(
+    run: RunArgument,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="A condition, such as 'latency_ms<=2'; may be repeated.")
+    ] = None,
+    prefer: Annotated[str, typer.Option("--prefer", help="knee, balanced, or weights: accuracy=2,mce=1.")] = "knee",
+) -> None:
+    """Choose one trial of the front and say why; its number goes to stdout."""
+    from .run import load_run
+
+    choice = load_run(run).pick(where=where or [], prefer=prefer)
+    for line in choice.reasons:
+        _say(line)
+    for line in choice.alternatives:
+        _say(f"  or {line}")
+    _say(f"next: forgefront deploy {run} --trial {choice.number} --out deployed")
+    typer.echo(choice.number)
+
+
+@app.command()
+def validate(
+    run: RunArgument,
+    trial: Annotated[
+        list[int] | None, typer.Option("--trial", min=0, help="Trials to score; by default the whole front.")
+    ] = None,
+    format: Annotated[TableFormat, typer.Option("--format", help="Form of the table on stdout.")] = TableFormat.table,
+) -> None:
+    """Score chosen trials, and controls trained alike, on the test split that the search never saw."""
+    from .run import load_run
+    from .tables import render
+    from .validate import validate as validate_trials
+
+    loaded = load_run(run)
+    typer.echo(render(validate_trials(loaded, trial, say=_say), loaded, format.value))
+
+
+@app.command()
+def deploy(
+    run: RunArgument,
+    trial: TrialOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the bundle; must not exist or be empty.")],
+) -> None:
+    """Write a trial's bundle, run it in its runtime on test images, and refuse it if it disagrees."""
+    from .deploy import deploy as deploy_trial
+    from .run import load_run
+
+    for line in deploy_trial(load_run(run), trial, out):
+        _say(line)
+    typer.echo(out)
+
+
+@app.command()
+def studies() -> None:
+    """List the studies that ship with Forgefront."""
+    from ..studies.load import shipped_descriptions
+
+    for name, description in shipped_descriptions().items():
+        typer.echo(f"{name:34s} {description}")
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Study file to write, for example study.toml.")],
+) -> None:
+    """Write a commented study file to start from."""
+    from ..studies.template import template
+
+    if file.exists():
+        raise InputError(f"`FILE` must not exist yet; found {file}.")
+    if not file.parent.is_dir():
+        raise InputError(f"`FILE` must lie in an existing folder; {file.parent} does not exist.")
+    file.write_text(template(file.stem), encoding="utf-8")
+    _say(f"wrote {file}; next: forgefront run {file}")
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="resnet20, torchvision:resnet18, module:function, …")],
+    size: Annotated[str, typer.Option("--input", metavar="CxHxW", help="Input shape.")] = "3x32x32",
+    classes: Annotated[int, typer.Option("--classes", min=1, help="Number of classes.")] = 10,
+    format: Annotated[TableFormat, typer.Option("--format", help="Form of the table on stdout.")] = TableFormat.table,
+) -> None:
+    """Show a model's compressible layers: shapes, parameters, MACs, residual coupling."""
+    from .inspection import inspect_model
+
+    typer.echo(inspect_model(model, size, classes, format.value))
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 2 wrong input, 1 anything else, 130 interrupted."""
+    try:
+        code = app(standalone_mode=False)
+    except (InputError, TyperException) as error:
+        text = error.format_message() if isinstance(error, TyperException) else str(error)
+        for line in text.splitlines():
+            _say(f"forgefront: {line}")
+        code = 2
+    except ForgefrontError as error:
+        _say(f"forgefront: {error}")
+        code = 1
+    except (KeyboardInterrupt, typer.Abort):
+        _say("forgefront: interrupted; the run is safe, go on with forgefront resume.")
+        code = 130
+    except BrokenPipeError:
+        # the reader of our stdout has gone; Python would complain again when it flushes at exit
+        sys.stderr.close()
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

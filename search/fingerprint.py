@@ -1,0 +1,92 @@
+"""What a run's results depend on: stored when it begins, compared when it is resumed."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from ..studies.errors import StudyMismatchError
+from ..version import __version__
+
+if TYPE_CHECKING:
+    from ..studies.schema import Study
+
+__all__ = ["compare", "fingerprint"]
+
+PACKAGES = ("torch", "torchvision", "numpy", "optuna", "onnx", "onnxruntime")
+# how long, where and by whom a run is worked on does not change what a trial yields
+FREE = ("study.study.description", "study.search.trials", "study.search.timeout", "study.search.workers")
+FREE += ("study.search.engine", "study.storage")
+# these may change the last bits of a result, not its meaning
+WARNED = ("environment", "study.training.threads")
+
+
+def fingerprint(study: Study, inputs: Mapping[str, Any], *, threads: int, device: str = "cpu") -> dict[str, Any]:
+    """The fingerprint as JSON values.
+
+    Args:
+        study: The study, every default resolved.
+        inputs: What the task states of its data and checkpoint: hashes and sizes.
+        threads: CPU threads of one trial.
+        device: The device that trials run on, as resolved here.
+    """
+    versions = {"forgefront": __version__, "python": platform.python_version()}
+    versions |= {name: _version(name) for name in PACKAGES}
+    environment = {"versions": versions, "threads": threads, "device": device}
+    whole = {"study": study.model_dump(mode="json", by_alias=True), "inputs": dict(inputs), "environment": environment}
+    result: dict[str, Any] = json.loads(json.dumps(whole, default=str))
+    return result
+
+
+def compare(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Check that a run may go on.
+
+    Returns:
+        One line for each thing that changed and may move results slightly: versions, threads, device.
+
+    Raises:
+        StudyMismatchError: The study, data or checkpoint changed; the message lists every key, old and new.
+    """
+    refused, warned = [], []
+    before, after = dict(_leaves(stored)), dict(_leaves(current))
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if old == new or _under(key, FREE):
+            continue
+        line = f"{key.removeprefix('study.')}: {_shown(old)} -> {_shown(new)}"
+        (warned if _under(key, WARNED) else refused).append(line)
+    if refused:
+        raise StudyMismatchError(
+            f"`study` must be what this run began with, or the run needs another name; found {'; '.join(refused)}."
+        )
+    return warned
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{key}[{index}]")
+    else:
+        yield key, value
+
+
+def _under(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == prefix or key.startswith((f"{prefix}.", f"{prefix}[")) for prefix in prefixes)
+
+
+def _shown(value: Any) -> str:
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,160 @@
+"""A run on disk: the database, the frozen study file, the lock, and one folder a trial, each written atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..studies.errors import RunError
+
+__all__ = ["RunFolder", "read_json", "write_json", "write_text"]
+
+RESULT = "result.json"
+
+
+class RunFolder:
+    """Names of what a run keeps on disk.
+
+    Args:
+        path: The run's folder; nothing is read or created.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self.database = self.path / "study.db"
+        self.study_file = self.path / "study.toml"
+        self.lock = self.path / "lock"
+        self.tensorboard = self.path / "tensorboard"
+        self.trials = self.path / "trials"
+
+    @classmethod
+    def create(cls, path: str | Path, study_toml: str) -> RunFolder:
+        """Create the folder with its frozen study file, or open it when that file is there already.
+
+        Args:
+            path: The run's folder; parents are created.
+            study_toml: Text of the study file, kept as ``study.toml``.
+
+        Raises:
+            RunError: `path` is a file, or a folder that holds something else.
+        """
+        folder = cls(path)
+        if folder.path.exists() and not folder.path.is_dir():
+            raise RunError(f"`run` must be a folder; found the file {folder.path}.")
+        if folder.study_file.exists():
+            return folder
+        # a folder that only a hidden file or a released lock lies in is as good as new
+        foreign = [
+            entry.name
+            for entry in (folder.path.iterdir() if folder.path.is_dir() else ())
+            if not entry.name.startswith((".", "lock", "study.toml"))
+        ]
+        if foreign:
+            raise RunError(f"`run` must be a new or an existing run's folder; found {folder.path} with {foreign[0]!r}.")
+        try:
+            folder.trials.mkdir(parents=True, exist_ok=True)
+            write_text(folder.study_file, study_toml)
+        except OSError as error:
+            raise RunError(f"`run` must be a folder that can be written; found {folder.path} ({error}).") from error
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunFolder:
+        """The folder of an existing run.
+
+        Raises:
+            RunError: There is no such folder, or it is not a run's.
+        """
+        folder = cls(path)
+        if not folder.path.is_dir():
+            raise RunError(f"`run` must be the folder of an existing run; found {folder.path}, which does not exist.")
+        if not folder.study_file.is_file():
+            raise RunError(f"`run` must be the folder of a run; found {folder.path} without study.toml.")
+        return folder
+
+    def trial(self, number: int) -> Path:
+        """The folder of trial `number`; it appears, whole, when the trial has finished."""
+        return self.trials / str(number)
+
+    def attempt(self, number: int) -> Path:
+        """A fresh folder for one attempt at trial `number`, so that a dying worker never writes into another's."""
+        self.trials.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{number}.", dir=self.trials))
+
+    def publish(self, attempt: Path, number: int, result: dict[str, Any]) -> None:
+        """Finish an attempt: write its result.json, then give the whole folder the trial's name."""
+        attempt.chmod(0o755)
+        write_json(attempt / RESULT, result)
+        final = self.trial(number)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(attempt, final)
+        _sync(self.trials)
+
+    def result(self, number: int) -> dict[str, Any] | None:
+        """The stored result of trial `number`; None when there is none or it cannot be read."""
+        try:
+            result = json.loads((self.trial(number) / RESULT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return result if isinstance(result, dict) and result.get("number") == number else None
+
+    def discard(self, number: int) -> None:
+        """Remove what an earlier life of the run left for trial `number`."""
+        shutil.rmtree(self.trial(number), ignore_errors=True)
+
+    def discard_attempts(self) -> None:
+        """Remove the attempts that a dead coordinator left unfinished; only the lock's holder may call this."""
+        if self.trials.is_dir():
+            for entry in self.trials.iterdir():
+                if "." in entry.name and entry.name.partition(".")[0].isdigit():
+                    shutil.rmtree(entry, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a reader, after any crash, sees the old text or the new, never a part."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically; values that are not JSON raise TypeError before anything is touched."""
+    write_text(path, json.dumps(data, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of the run.
+
+    Raises:
+        RunError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"`run` must hold {path.name}; found no file {path}.") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} must be a JSON file; found one that cannot be read ({error}).") from error
+
+
+def _sync(folder: Path) -> None:
+    # a rename survives a power cut only once its directory is on disk; Windows cannot open one
+    if hasattr(os, "O_DIRECTORY"):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

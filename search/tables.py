@@ -1,0 +1,93 @@
+"""Trials as a pandas frame, and a frame as text: table, CSV or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+if TYPE_CHECKING:
+    from .run import Run
+
+__all__ = ["render", "trials_frame"]
+
+BASE_COLUMNS = ("number", "role", "state", "feasible", "on_front", "seconds", "reason")
+
+
+def trials_frame(trials: Sequence[FrozenTrial], front: Sequence[int]) -> pd.DataFrame:
+    """One row a trial.
+
+    Args:
+        trials: In order of their numbers.
+        front: Numbers of the feasible non-dominated trials.
+
+    Returns:
+        Columns ``number``, ``role``, ``state``, ``feasible``, ``on_front``, ``seconds``, ``reason``; for every metric
+        its value, its standard error ``<metric>_se`` and what else its score states (such as ``latency_ms``).
+    """
+    members = set(front)
+    rows = [_row(trial, trial.number in members) for trial in trials]
+    columns = list(dict.fromkeys([*BASE_COLUMNS, *(key for row in rows for key in row)]))
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _row(trial: FrozenTrial, on_front: bool) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    row: dict[str, Any] = {
+        "number": trial.number,
+        "role": attributes.get("role", "search"),
+        "state": trial.state.name.lower(),
+        "feasible": trial.state == TrialState.COMPLETE and all(value <= 0 for value in _constraints(trial)),
+        "on_front": on_front,
+        "seconds": attributes.get("seconds"),
+        "reason": attributes.get("reason", ""),
+    }
+    for name, score in attributes.get("scores", {}).items():
+        row[name] = score["value"]
+        row[f"{name}_se"] = score.get("standard_error")
+        row.update({key: value for key, value in (score.get("details") or {}).items() if _scalar(value)})
+    return row
+
+
+def _constraints(trial: FrozenTrial) -> list[float]:
+    constraints: Mapping[str, float] = getattr(trial, "constraints", None) or {}
+    return list(constraints.values())
+
+
+def _scalar(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def render(frame: pd.DataFrame, run: Run, form: str) -> str:
+    """The frame as text; a table shows the columns that a person compares, CSV and JSON hold all.
+
+    Args:
+        form: ``"table"``, ``"csv"`` or ``"json"`` (one object a row).
+    """
+    if form == "csv":
+        return frame.to_csv(index=False).rstrip("\n")
+    if form == "json":
+        text: str = frame.to_json(orient="records", indent=2)
+        return text
+    if frame.empty:
+        return "no trials yet"
+    metrics = [name for name in run.metrics if name in frame]
+    extras = [name for name in ("latency_ms", "macs_ratio") if name in frame and name not in metrics]
+    show_state = not (frame["state"] == "complete").all()
+    columns = ["number", "role", *(["state"] if show_state else []), *metrics, *extras, "seconds"]
+    shown = frame[[*columns, *(["reason"] if show_state else [])]].copy()
+    for name in (*metrics, *extras, "seconds"):
+        shown[name] = [_cell(name, value) for value in shown[name]]
+    return shown.rename(columns=run.labels).to_string(index=False)
+
+
+def _cell(name: str, value: float | None) -> str:
+    if value is None or pd.isna(value):
+        return "–"
+    if name.endswith("accuracy"):
+        return f"{value:.2%}"
+    if name == "macs":
+        return f"{value / 1e6:.2f} M"
+    return f"{value:.4g}"

@@ -1,0 +1,160 @@
+"""The two phases of checking a study file: its schema, then the parts that it names and the options it gives them."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from .errors import InputError, StudyFileError
+from .faults import Fault, key_text
+from .messages import faults_of, keys_of
+from .registry import resolve, validate_options
+from .schema import (
+    DataSection,
+    ModelSection,
+    ObjectiveSection,
+    PartSection,
+    SearchSection,
+    Study,
+    TargetSection,
+    cross_faults,
+)
+
+__all__ = ["check_parts", "check_schema"]
+
+
+def check_schema(raw: dict[str, Any], file: str) -> tuple[Study | None, list[str]]:
+    """Phase 1: a parsed study file against the schema.
+
+    Returns:
+        The study, or None, and one line for each fault; contradictions between sections that are valid in themselves
+        are reported although other sections are at fault.
+    """
+    try:
+        return Study.model_validate(raw), []
+    except ValidationError as error:
+        faults = faults_of(error, raw, Study)
+    at_fault = {fault.key for fault in faults}
+    faults += [fault for fault in cross_faults(_valid_sections(raw)) if fault.key not in at_fault]
+    return None, [fault.line(file) for fault in faults]
+
+
+def _valid_sections(raw: dict[str, Any]) -> dict[str, Any]:
+    sections = {}
+    for name, field in Study.model_fields.items():
+        if name not in raw:
+            if not field.is_required():
+                sections[name] = field.get_default(call_default_factory=True)
+            continue
+        annotation: Any = Annotated[field.annotation, None, *field.metadata]
+        try:
+            sections[name] = TypeAdapter(annotation).validate_python(raw[name])
+        except ValidationError:
+            continue
+    return sections
+
+
+@dataclass(frozen=True)
+class _Reference:
+    """A place in the file that names a part; `table` is None where the part gets no options from the file."""
+
+    kind: str
+    key: tuple[str | int, ...]
+    name: str
+    table: dict[str, Any] | None = None
+    section: type[PartSection] | None = None
+
+
+def check_parts(raw: dict[str, Any], file: str) -> tuple[dict[str, Any], list[str]]:
+    """Phase 2: every part that a parsed study file names, against the registry and the part's own options.
+
+    Returns:
+        The parsed file with the options of its parts checked and completed by their defaults, and one line for each
+        fault. Places that break the schema are passed over; phase 1 reports them.
+    """
+    resolved = copy.deepcopy(raw)
+    lines: list[str] = []
+    for reference in _references(resolved):
+        where = key_text(reference.key)
+        try:
+            resolve(reference.kind, reference.name, where=where)
+            if reference.table is None or reference.section is None:
+                continue
+            own = keys_of(reference.section)
+            options = {key: value for key, value in reference.table.items() if key not in own}
+            place = key_text(reference.key[:-1])
+            checked = validate_options(reference.kind, reference.name, options, place, file=file, known=own)
+            reference.table.update(to_jsonable_python(checked, fallback=str))
+        except StudyFileError as error:
+            lines += error.lines
+        except InputError as error:
+            lines.append(f"{file}: {error}")
+    lines += [fault.line(file) for fault in _attack_faults(resolved)]
+    return resolved, lines
+
+
+def _references(raw: dict[str, Any]) -> Iterator[_Reference]:
+    task, training, space, search = (_table(raw, key) for key in ("task", "training", "space", "search"))
+    yield from _plain("task", ("task", "type"), task.get("type", "classification"))
+    yield from _with_options("data", ("task", "data"), task.get("data"), DataSection)
+    yield from _with_options("model", ("task", "model"), task.get("model"), ModelSection)
+    yield from _plain("attack", ("training", "method"), training.get("method"))
+    yield from _plain("class_weighting", ("training", "class_weighting"), training.get("class_weighting"))
+    weightings = space.get("class_weighting")
+    for index, name in enumerate(weightings if isinstance(weightings, list) else ()):
+        yield from _plain("class_weighting", ("space", "class_weighting", index), name)
+    for kind, key, section in (
+        ("target", "target", TargetSection),
+        ("objective", "objectives", ObjectiveSection),
+        ("objective", "metrics", ObjectiveSection),
+    ):
+        tables = raw.get(key)
+        if isinstance(tables, dict):
+            yield from _with_options(kind, (key,), tables, section)
+        for index, table in enumerate(tables if isinstance(tables, list) else ()):
+            yield from _with_options(kind, (key, index), table, section)
+    if search or "search" not in raw:
+        search.setdefault("sampler", "nsga2")
+        raw["search"] = search
+        yield from _with_options("sampler", ("search",), search, SearchSection, name_key="sampler")
+    yield from _plain("engine", ("search", "engine"), search.get("engine"))
+
+
+def _table(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    table = raw.get(key)
+    return table if isinstance(table, dict) else {}
+
+
+def _plain(kind: str, key: tuple[str | int, ...], name: Any) -> Iterator[_Reference]:
+    if isinstance(name, str) and name.strip():
+        yield _Reference(kind, key, name)
+
+
+def _with_options(
+    kind: str, key: tuple[str | int, ...], table: Any, section: type[PartSection], name_key: str = "name"
+) -> Iterator[_Reference]:
+    name = table.get(name_key) if isinstance(table, dict) else None
+    if isinstance(name, str) and name.strip():
+        yield _Reference(kind, (*key, name_key), name, table, section)
+
+
+def _attack_faults(raw: dict[str, Any]) -> list[Fault]:
+    """`training.attack_steps` given to a training attack that takes one step."""
+    training = _table(raw, "training")
+    method, steps = training.get("method"), training.get("attack_steps")
+    if not isinstance(method, str) or steps is None:
+        return []
+    try:
+        parameters = inspect.signature(resolve("attack", method)).parameters
+    except InputError:
+        return []
+    if "steps" in parameters or "attack_steps" in parameters:
+        return []
+    allowed = f'left out with method "{method}", which takes one step'
+    return [Fault(("training", "attack_steps"), allowed, steps, 'method = "pgd-at"')]

@@ -1,0 +1,136 @@
+"""`Study`: a whole study file, read and checked (its sections are in the files named ``schema_…``)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from .conditions import parse_condition
+from .faults import Fault, contradiction, nearest
+from .schema_base import NamedPart, PartSection, Section, one_or_many
+from .schema_search import ConditionText, ObjectiveSection, SearchSection, StorageSection, StudySection, TargetSection
+from .schema_space import RangeSection, SpaceSection, SparsitySection
+from .schema_task import DataSection, ModelSection, TaskSection, ValidationSection
+from .schema_training import OptimizerSection, TrainingSection
+
+__all__ = [
+    "DataSection",
+    "ModelSection",
+    "NamedPart",
+    "ObjectiveSection",
+    "OptimizerSection",
+    "PartSection",
+    "RangeSection",
+    "SearchSection",
+    "SpaceSection",
+    "SparsitySection",
+    "StorageSection",
+    "Study",
+    "StudySection",
+    "TargetSection",
+    "TaskSection",
+    "TrainingSection",
+    "ValidationSection",
+    "cross_faults",
+]
+
+
+class Study(Section):
+    """A study file.
+
+    Args:
+        objectives: What the search optimises.
+        metrics: What is measured and recorded beside it.
+        constraints: Conditions that a trial must meet to be on the front.
+    """
+
+    study: StudySection
+    task: TaskSection
+    training: TrainingSection
+    space: SpaceSection
+    target: Annotated[list[TargetSection], BeforeValidator(one_or_many), Field(min_length=1)] = Field(
+        default_factory=lambda: [TargetSection(name="onnxruntime-cpu")]
+    )
+    objectives: Annotated[list[ObjectiveSection], BeforeValidator(one_or_many), Field(min_length=1)]
+    metrics: Annotated[list[ObjectiveSection], BeforeValidator(one_or_many)] = Field(default_factory=list)
+    constraints: list[ConditionText] = Field(default_factory=list)
+    search: SearchSection = SearchSection()
+    storage: StorageSection = StorageSection()
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> Study:
+        faults = cross_faults({name: getattr(self, name) for name in type(self).model_fields})
+        if faults:
+            raise contradiction(faults)
+        return self
+
+    @property
+    def measured(self) -> list[ObjectiveSection]:
+        """Objectives, then metrics."""
+        return [*self.objectives, *self.metrics]
+
+
+def cross_faults(sections: dict[str, Any]) -> list[Fault]:
+    """Contradictions between sections; those that need a section which is not in `sections` are not looked for.
+
+    Args:
+        sections: Sections of a study by name, each valid in itself.
+    """
+    faults = _twice(sections.get("target", ()), "target")
+    measured = [(key, index, part) for key in ("objectives", "metrics") for index, part in _parts(sections, key)]
+    seen: set[str] = set()
+    for key, index, part in measured:
+        if part.name in seen:
+            faults.append(Fault((key, index, "name"), "measured once in a study", part.name))
+        seen.add(part.name)
+    if "objectives" in sections and "metrics" in sections:
+        faults += _unmeasured(sections.get("constraints", ()), sorted(seen))
+    if "space" in sections:
+        faults += _space_faults(sections["space"], sections.get("training"), sections.get("search"))
+    return faults
+
+
+def _parts(sections: dict[str, Any], key: str) -> list[tuple[int, Any]]:
+    return list(enumerate(sections.get(key, ())))
+
+
+def _twice(parts: Any, key: str) -> list[Fault]:
+    names = [part.name for part in parts]
+    return [
+        Fault((key, index, "name"), "named once in a study", name)
+        for index, name in enumerate(names)
+        if name in names[:index]
+    ]
+
+
+def _unmeasured(constraints: Any, measured: list[str]) -> list[Fault]:
+    faults = []
+    # a metric of the user's own states its name only once it is imported
+    if any(":" in name for name in measured):
+        return []
+    for index, text in enumerate(constraints):
+        metric = parse_condition(text).metric
+        if metric not in measured:
+            match = nearest(metric, measured)
+            suggestion = f'"{text.replace(metric, match, 1)}"' if match else None
+            allowed = f"on an objective or metric of this study ({', '.join(measured)})"
+            faults.append(Fault(("constraints", index), allowed, text, suggestion))
+    return faults
+
+
+def _space_faults(space: SpaceSection, training: TrainingSection | None, search: SearchSection | None) -> list[Fault]:
+    faults = []
+    if training is not None and space.class_weight_scale is not None:
+        weightings = space.class_weighting or [training.class_weighting]
+        if all(name == "none" for name in weightings):
+            allowed = "left out unless `training.class_weighting` or `space.class_weighting` names a weighting"
+            found = space.class_weight_scale.model_dump()
+            faults.append(Fault(("space", "class_weight_scale"), allowed, found, 'class_weighting = "inverse"'))
+    if search is not None:
+        most = 1 if not space.used else 2 if not space.searched else None
+        if most is not None and search.trials > most:
+            plans = "the control alone" if most == 1 else "the control and one fixed plan"
+            allowed = f"at most {most} when `space` has nothing to search ({plans})"
+            faults.append(Fault(("search", "trials"), allowed, search.trials, "space.sparsity = { high = 0.9 }"))
+    return faults

@@ -1,0 +1,129 @@
+"""The commented study file that `forgefront init` writes: every key with its default and what it may be."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["template"]
+
+
+def template(name: str) -> str:
+    """A study file that validates as it is and runs on the bundled digits.
+
+    Args:
+        name: Name of the study; characters that a name cannot have become hyphens.
+    """
+    kept = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-_.")
+    return _TEMPLATE.replace("@NAME@", kept or "study")
+
+
+_TEMPLATE = """\
+# A Forgefront study. Check and run it:  forgefront run FILE
+# Keys that are commented out show their default, or an example where there is none.
+# Paths are absolute, relative to the current directory, or begin with ~/.
+# Wherever a part is named (data, model, objective, …) your own "module:attribute" works too;
+# the keyword-only parameters of your function or class become its options here.
+
+# Conditions for the front, on objectives and metrics; `control` is the value of the dense control.
+constraints = []                 # for example ["accuracy >= control - 0.02", "macs <= control * 0.5"]
+
+[study]
+name = "@NAME@"                  # names the run folder: letters, digits, - _ .
+seed = 0                         # every random draw of the study comes from it
+description = ""
+
+[task]
+# type = "classification"
+
+[task.data]
+name = "digits"                  # digits | cifar10 | cifar100 | image-folder | arrays
+# root = "data"                  # option of cifar10, cifar100 and image-folder: where the files are
+# imbalance = 1.0                # make the training images long-tailed: most ÷ fewest images of a class
+# train_images = 1000            # use at most so many training images
+# test_images = 200              # use at most so many test images
+
+# The search scores on these images only. Cut them from "train" when training from scratch, from "test" when the
+# checkpoint below was trained on the whole training split. The rest of the test split is for `validate` and `deploy`.
+[task.data.validation]
+from = "train"                   # train | test
+count = 300
+
+[task.model]
+name = "digits-cnn"              # digits-cnn | resnet20 | resnet32 | resnet56 | torchvision:<name>
+# weights = "model.safetensors"  # checkpoint to start from; left out: trained from scratch
+
+[training]                       # what every trial is given, the dense control (trial 0) included
+regime = "naturalistic"          # standard | naturalistic (augmentation) | adversarial (adversarial training)
+# method = "n-fgsm"              # adversarial regime only: n-fgsm | fgsm-rs | pgd-at
+# epsilon = "8/255"              # adversarial regime only: L∞ radius, a fraction in quotes or a number
+# attack_steps = 10              # adversarial regime with pgd-at only
+epochs = 6                       # the budget of one trial; or steps = 200, but not both
+batch_size = 128
+device = "auto"                  # auto | cpu | cuda | cuda:N
+# threads = 1                    # CPU threads of one trial; left out: as many as the workers leave
+# crop_padding = 0               # random crops after padding by so many pixels
+# horizontal_flip = false
+# label_smoothing = 0.0
+# augmentation_strength = 1.0    # of the control; 0 off, 1 as published; default 1 if naturalistic, else 0
+# class_weighting = "none"       # none | inverse | inverse-capped | effective-number | repeat-factor
+# class_weight_scale = 1.0       # λ: class weights are raised to this power
+# compression_start = 0.0        # share of the training after which sparsity begins to rise
+# compression_end = 0.6          # share of the training after which all compression is at full strength
+# gradient_clip = 1.0            # largest gradient norm; left out: not clipped
+# overfitting_guard = true       # against catastrophic overfitting of single-step adversarial training
+
+[training.optimizer]
+name = "sgd"                     # sgd | adam | adamw
+learning_rate = 0.05
+# momentum = 0.9
+# weight_decay = 0.0005
+# schedule = "one-cycle"         # one-cycle | cosine | constant
+
+# What may vary. A variable that is left out is not used; a list of one entry is used, but not searched.
+[space]
+granularity = "stage"            # what shares a variable: layer | block | stage | network
+# exclude = ["*linear"]          # layers that stay dense; * and ? match any letters
+clusters = ["none", 64, 16]      # distinct weights of a layer: "none" or 2–256
+weight_bits = [8, 6, 4]          # 1–8, or 32 for float
+activation_bits = [8]            # 2–8, or 32 for float
+# quantization = "aware"         # aware: simulated while training | post: after it
+augmentation_strength = { low = 0.0, high = 1.0 }
+# class_weighting = ["none", "inverse", "repeat-factor"]
+# class_weight_scale = { low = 0.0, high = 1.0 }   # needs a class weighting
+
+[space.sparsity]
+low = 0.0
+high = 0.9                       # below 1
+# step = 0.05
+structure = ["filter", "weight"] # what is removed; with two entries the search chooses
+# residual = "keep"              # filters of summed layers: keep them all | share one choice
+
+[[target]]                       # where the model will run; several are allowed
+name = "onnxruntime-cpu"         # onnxruntime-cpu | torch-cuda
+
+[[objectives]]                   # what the search trades off, one table each
+# accuracy | worst_class_accuracy | mce | pgd_accuracy | compression_ratio | macs | latency
+name = "accuracy"
+# direction = "maximize"         # left out: the metric's own
+
+[[objectives]]
+name = "compression_ratio"
+
+[[objectives]]
+name = "macs"
+
+[[metrics]]                      # measured and recorded, but not optimised
+name = "worst_class_accuracy"
+
+[search]
+sampler = "nsga2"                # nsga2 | tpe | random; further keys here are its options
+seeds = 4                        # uniform compressions from weak to strong, tried before the sampler chooses
+trials = 16                      # all of them: the control, the seeds and what the search finds
+# timeout = 3600                 # seconds after which no further trial begins
+# workers = 1                    # trials at the same time
+# engine = "processes"           # serial | processes; left out: as workers ask
+
+[storage]
+# url = "sqlite:///study.db"     # any Optuna storage; left out: study.db in the run folder
+folder = "runs"                  # run folders are made in here
+"""

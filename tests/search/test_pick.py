@@ -1,0 +1,102 @@
+"""Choosing from a front: preferences as identities on known fronts, conditions, reasons, degenerate fronts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from forgefront.search.pick import pick
+from forgefront.search.preference import Preference, achievement, knee_utility, normalize_losses, parse_preference, rank
+from forgefront.studies.errors import InputError
+
+OBJECTIVES = {"accuracy": "maximize", "size": "minimize"}
+
+
+def front(rows: list[tuple[float, float]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["accuracy", "size"])
+    return frame.assign(number=range(1, len(rows) + 1), role="search", accuracy_se=0.01, size_se=np.nan)
+
+
+BENT = front([(0.99, 10.0), (0.97, 2.0), (0.60, 1.0)])
+
+
+def test_normalized_losses_span_zero_to_one_and_a_constant_column_is_zero() -> None:
+    scaled = normalize_losses(np.array([[1.0, 5.0], [3.0, 5.0], [2.0, 5.0]]))
+    np.testing.assert_array_equal(scaled, [[0.0, 0.0], [1.0, 0.0], [0.5, 0.0]])
+
+
+def test_the_knee_of_a_bent_front_is_its_bend() -> None:
+    assert pick(BENT, OBJECTIVES, prefer="knee").number == 2
+
+
+def test_a_straight_front_has_no_knee_among_inner_points() -> None:
+    utility = knee_utility(np.array([[0.0, 1.0], [0.5, 0.5], [1.0, 0.0]]))
+    assert utility[1] == pytest.approx(0.0)
+
+
+def test_achievement_is_the_weighted_chebyshev_distance() -> None:
+    value = achievement(np.array([[0.5, 0.1]]), np.array([0.25, 0.75]))
+    assert value[0] == pytest.approx(0.125 + 1e-3 * 0.6)
+
+
+@pytest.mark.parametrize(("prefer", "number"), [("accuracy=1", 1), ("size=1", 3), ("accuracy=1,size=1", 2)])
+def test_weights_move_the_choice(prefer: str, number: int) -> None:
+    assert pick(BENT, OBJECTIVES, prefer=prefer).number == number
+
+
+@pytest.mark.parametrize("prefer", ["knee", "balanced", "size=1"])
+def test_a_front_of_one_is_picked_without_nan(prefer: str) -> None:
+    choice = pick(BENT.iloc[:1], OBJECTIVES, prefer=prefer)
+    assert (choice.number, choice.alternatives) == (1, ())
+
+
+def test_ranking_is_a_permutation_for_equal_members() -> None:
+    order = rank(np.ones((4, 3)), Preference("knee", {}), ["a", "b", "c"])
+    assert sorted(order) == [0, 1, 2, 3]
+
+
+def test_conditions_filter_and_are_stated() -> None:
+    choice = pick(BENT, OBJECTIVES, where=["size <= 1.5"], prefer="accuracy=1")
+    assert choice.number == 3
+    assert any("1 of 3 satisfy size <= 1.5" in reason for reason in choice.reasons)
+
+
+def test_a_condition_relative_to_the_control() -> None:
+    control = pd.Series({"accuracy": 0.98, "size": 12.0})
+    choice = pick(BENT, OBJECTIVES, where=["accuracy >= control - 0.02"], prefer="size=1", control=control)
+    assert choice.number == 2
+
+
+def test_the_control_is_never_chosen() -> None:
+    frame = pd.concat([BENT.assign(role="control"), front([(0.1, 20.0)]).assign(number=9)])
+    assert pick(frame, OBJECTIVES).number == 9
+
+
+def test_neighbours_say_what_they_gain_give_up_and_what_is_noise() -> None:
+    frame = front([(0.970, 2.0), (0.975, 3.0), (0.60, 1.0)])
+    first, second = pick(frame, OBJECTIVES, prefer="balanced").alternatives
+    assert first == "trial 2: gives up size 3 (+1); within noise: accuracy 0.975 (+0.005)"
+    assert second == "trial 3: gains size 1 (-1); gives up accuracy 0.6 (-0.37)"
+
+
+@pytest.mark.parametrize(
+    ("where", "prefer", "message"),
+    [
+        (["size <= 0.5"], "knee", "leaves no member of the front: size is 1 to 10"),
+        (["sise <= 5"], "knee", "Did you mean size?"),
+        (["size is 5"], "knee", "size is 5"),
+        ([], "nicest", "must be knee, balanced or NAME=WEIGHT"),
+        ([], "acuracy=2", "Did you mean accuracy?"),
+        ([], "accuracy=0", "must be a positive number; found '0'"),
+        ([], "accuracy=much", "must be a positive number; found 'much'"),
+    ],
+)
+def test_wrong_wishes_are_told_in_one_line(where: list[str], prefer: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        pick(BENT, OBJECTIVES, where=where, prefer=prefer)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_are_read_in_any_spacing() -> None:
+    assert parse_preference(" accuracy = 2 , size=1", ["accuracy", "size"]).weights == {"accuracy": 2.0, "size": 1.0}

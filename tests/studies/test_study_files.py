@@ -1,0 +1,277 @@
+"""Wrong study files: each fault is one line with file, key, what is allowed, what was found and the nearest match."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from forgefront.studies.errors import InputError, StudyFileError
+from forgefront.studies.load import load_study, read_study_text
+
+GOOD = """\
+constraints = ["accuracy >= 0.5"]
+
+[study]
+name = "small"
+seed = 3
+
+[task.data]
+name = "digits"
+validation = { from = "train", count = 100 }
+
+[task.model]
+name = "digits-cnn"
+
+[training]
+regime = "standard"
+epochs = 2
+device = "cpu"
+compression_end = 0.5
+
+[training.optimizer]
+name = "sgd"
+
+[space]
+granularity = "layer"
+sparsity = { low = 0.0, high = 0.8, structure = ["weight", "filter"] }
+clusters = ["none", 16]
+weight_bits = [8, 4]
+activation_bits = [8]
+
+[[target]]
+name = "onnxruntime-cpu"
+
+[[objectives]]
+name = "accuracy"
+
+[[objectives]]
+name = "macs"
+
+[search]
+sampler = "random"
+seeds = 2
+trials = 8
+"""
+
+BAD = [
+    # values
+    ('name = "small"', 'name = "my study"', "study.name", '"my study"', '"my-study"'),
+    ('name = "small"', "name = 7", "study.name", "7", '"7"'),
+    ("seed = 3", "seed = -1", "study.seed", "-1", "0"),
+    ("seed = 3", 'seed = "3"', "study.seed", '"3"', "3"),
+    ("seed = 3", "seed = 3.5", "study.seed", "3.5", "4"),
+    ("seed = 3", "seed = true", "study.seed", "true", None),
+    ("count = 100", "count = 0", "task.data.validation.count", "0", "1"),
+    ('from = "train"', 'from = "tset"', "task.data.validation.from", '"tset"', '"test"'),
+    ('name = "digits"', 'name = "digits"\nimbalance = 0.5', "task.data.imbalance", "0.5", "1.0"),
+    ('name = "digits"', 'name = "digits"\ntrain_images = 0', "task.data.train_images", "0", "1"),
+    ('regime = "standard"', 'regime = "Adversarial "', "training.regime", '"Adversarial "', '"adversarial"'),
+    ("epochs = 2", "epochs = 0", "training.epochs", "0", "1"),
+    ("epochs = 2", "epochs = 2.5", "training.epochs", "2.5", "2"),
+    ("epochs = 2", "epochs = 2\nbatch_size = 0", "training.batch_size", "0", "1"),
+    ("epochs = 2", "epochs = 2\nlabel_smoothing = 1.0", "training.label_smoothing", "1.0", None),
+    ("epochs = 2", "epochs = 2\nlabel_smoothing = -0.1", "training.label_smoothing", "-0.1", "0.0"),
+    ("epochs = 2", 'epochs = 2\nhorizontal_flip = "yes"', "training.horizontal_flip", '"yes"', "true"),
+    ("epochs = 2", "epochs = 2\naugmentation_strength = nan", "training.augmentation_strength", "nan", None),
+    ("epochs = 2", "epochs = 2\ncrop_padding = -4", "training.crop_padding", "-4", "0"),
+    ("epochs = 2", "epochs = 2\nthreads = 0", "training.threads", "0", "1"),
+    ('device = "cpu"', 'device = "gpu:1"', "training.device", '"gpu:1"', '"cuda:1"'),
+    ('name = "sgd"', 'name = "adamW "', "training.optimizer.name", '"adamW "', '"adamw"'),
+    ('name = "sgd"', 'schedule = "onecycle"', "training.optimizer.schedule", '"onecycle"', '"one-cycle"'),
+    ('name = "sgd"', "learning_rate = 0", "training.optimizer.learning_rate", "0", None),
+    ('name = "sgd"', 'learning_rate = "0.1"', "training.optimizer.learning_rate", '"0.1"', "0.1"),
+    ('granularity = "layer"', 'granularity = "layers"', "space.granularity", '"layers"', '"layer"'),
+    ("weight_bits = [8, 4]", "weight_bits = [8, 4, 12]", "space.weight_bits[2]", "12", "8"),
+    ("weight_bits = [8, 4]", "weight_bits = [16]", "space.weight_bits[0]", "16", "32"),
+    ("weight_bits = [8, 4]", 'weight_bits = ["float", 4]', "space.weight_bits[0]", '"float"', "32"),
+    ("weight_bits = [8, 4]", "weight_bits = [8, 4, 8]", "space.weight_bits", "[8, 4, 8]", "[8, 4]"),
+    ("weight_bits = [8, 4]", "weight_bits = []", "space.weight_bits", "[]", None),
+    ("weight_bits = [8, 4]", "weight_bits = 8", "space.weight_bits", "8", "[8]"),
+    ("activation_bits = [8]", "activation_bits = [1]", "space.activation_bits[0]", "1", "2"),
+    ('clusters = ["none", 16]', 'clusters = ["none", 1]', "space.clusters[1]", "1", "2"),
+    ('clusters = ["none", 16]', "clusters = [16, 1000]", "space.clusters[1]", "1000", "256"),
+    ('clusters = ["none", 16]', 'clusters = ["no", 16]', "space.clusters[0]", '"no"', '"none"'),
+    ("high = 0.8", "high = 1.0", "space.sparsity.high", "1.0", None),
+    ('["weight", "filter"]', '["filters"]', "space.sparsity.structure[0]", '"filters"', '"filter"'),
+    ('["weight", "filter"]', '["2:4"]', "space.sparsity.structure[0]", '"2:4"', '"weight"'),
+    ('["weight", "filter"]', '["weight", "weight"]', "space.sparsity.structure", '["weight", "weight"]', '["weight"]'),
+    ("trials = 8", "trials = 8\nworkers = 0", "search.workers", "0", "1"),
+    ("trials = 8", "trials = 8\ntimeout = 0", "search.timeout", "0", None),
+    ("trials = 8", 'trials = 8\n[storage]\nurl = "study.db"', "storage.url", '"study.db"', '"sqlite:///study.db"'),
+    # unknown, missing and misplaced keys
+    ("seed = 3", "sed = 3", "study.sed", '"sed"', "seed"),
+    ("epochs = 2", "epochs = 2\nepsilom = 0.1", "training.epsilom", '"epsilom"', "epsilon"),
+    ('name = "small"\nseed = 3', "seed = 3", "study.name", "nothing", None),
+    ("validation = { from", "imbalance = 1.0 # { from", "task.data.validation", "nothing", None),
+    ("high = 0.8, ", "", "space.sparsity.high", "nothing", None),
+    ("seed = 3", "trials = 3", "study.trials", '"trials"', "search.trials"),
+    ('clusters = ["none", 16]', 'cluster = ["none", 16]', "space.cluster", '"cluster"', "clusters"),
+    ('constraints = ["accuracy >= 0.5"]', "metric = []", "metric", '"metric"', "metrics"),
+    ("[[target]]", "[storage]\nfoldr = 3\n[[target]]", "storage.foldr", '"foldr"', "folder"),
+    ('[study]\nname = "small"\nseed = 3\n', "", "study", "nothing", None),
+    # contradictions
+    ("epochs = 2\n", "", "training.epochs", "nothing", None),
+    ("epochs = 2", "epochs = 2\nsteps = 9", "training.steps", "9", "one of the two"),
+    ("epochs = 2", 'epochs = 2\nepsilon = "8/255"', "training.epsilon", "0.0313725", 'regime = "adversarial"'),
+    ("epochs = 2", 'epochs = 2\nmethod = "pgd-at"', "training.method", '"pgd-at"', 'regime = "adversarial"'),
+    ("epochs = 2", "epochs = 2\nattack_steps = 3", "training.attack_steps", "3", 'regime = "adversarial"'),
+    ('regime = "standard"', 'regime = "adversarial"\nepsilon = 8', "training.epsilon", "8", '"8/255"'),
+    ('regime = "standard"', 'regime = "adversarial"\nepsilon = "8\\\\255"', "training.epsilon", '"8\\255"', '"8/255"'),
+    ("compression_end = 0.5", "compression_start = 0.7\ncompression_end = 0.5", "training.compression_start", "0.7", "0.5"),
+    ("compression_end = 0.5", "compression_end = 1.5", "training.compression_end", "1.5", "1.0"),
+    ("low = 0.0, high = 0.8", "low = 0.9, high = 0.8", "space.sparsity.low", "0.9", "0.8"),
+    ("high = 0.8", "high = 0.8, step = 0.9", "space.sparsity.step", "0.9", "0.8"),
+    (
+        "activation_bits = [8]",
+        "augmentation_strength = { low = 1.0, high = 0.5 }",
+        "space.augmentation_strength.low",
+        "1.0",
+        "0.5",
+    ),
+    (
+        "activation_bits = [8]",
+        "class_weight_scale = { high = 1.0 }",
+        "space.class_weight_scale",
+        "{ low = 0.0, high = 1.0 }",
+        'class_weighting = "inverse"',
+    ),
+    ("trials = 8", "trials = 2", "search.trials", "2", "3"),
+    ("trials = 8", 'trials = 8\nworkers = 2\nengine = "serial"', "search.engine", '"serial"', '"processes"'),
+    ('name = "digits-cnn"', 'name = "digits-cnn"\nweights = "w.pt"', "task.data.validation.from", '"train"', '"test"'),
+    ('name = "macs"', 'name = "accuracy"', "objectives[1].name", '"accuracy"', None),
+    ("[search]", '[[metrics]]\nname = "macs"\n[search]', "metrics[0].name", '"macs"', None),
+    ("[search]", '[[target]]\nname = "onnxruntime-cpu"\n[search]', "target[1].name", '"onnxruntime-cpu"', None),
+    ("accuracy >= 0.5", "acuracy >= 0.5", "constraints[0]", '"acuracy >= 0.5"', '"accuracy >= 0.5"'),
+    ("accuracy >= 0.5", "accuracy => 0.5", "constraints[0]", '"accuracy => 0.5"', '"accuracy >= 0.5"'),
+    ("accuracy >= 0.5", "accuracy >= 50%", "constraints[0]", '"accuracy >= 50%"', '"accuracy >= 0.5"'),
+    ('direction = ""', "", "objectives[0].direction", '"maximise"', '"maximize"'),
+]
+
+
+def changed(old: str, new: str) -> str:
+    """GOOD with one change."""
+    if old == 'direction = ""':
+        old, new = 'name = "accuracy"', 'name = "accuracy"\ndirection = "maximise"'
+    assert old in GOOD
+    return GOOD.replace(old, new, 1)
+
+
+def faults(text: str, *, check_parts: bool = False) -> tuple[str, ...]:
+    with pytest.raises(StudyFileError) as caught:
+        read_study_text(text, file="study.toml", check_parts=check_parts)
+    return caught.value.lines
+
+
+def test_the_file_that_the_table_changes_is_valid() -> None:
+    study = read_study_text(GOOD, file="study.toml", check_parts=False)
+    assert (study.study.seed, study.space.weight_bits, study.search.options) == (3, [8, 4], {})
+
+
+@pytest.mark.parametrize(("old", "new", "key", "found", "match"), BAD, ids=[f"{row[2]}={row[3]}" for row in BAD])
+def test_one_fault_is_one_line(old: str, new: str, key: str, found: str, match: str | None) -> None:
+    (line,) = faults(changed(old, new))
+    assert line.startswith(f"study.toml: `{key}` must be ")
+    assert f"; found {found}" in line
+    assert line.endswith(f" Did you mean {match}?") if match else "Did you mean" not in line
+    assert "\n" not in line
+
+
+def test_an_example_in_full() -> None:
+    lines = faults(changed("weight_bits = [8, 4]", "weight_bits = [8, 6, 12]"))
+    assert lines == (
+        "study.toml: `space.weight_bits[2]` must be one of 1–8 or 32 (float); found 12. Did you mean 8?",
+    )
+
+
+def test_all_faults_of_a_file_come_at_once() -> None:
+    text = GOOD.replace("seed = 3", "sed = 3").replace("weight_bits = [8, 4]", "weight_bits = [9]")
+    text = text.replace("epochs = 2", "epochs = 2\nsteps = 2\nepsilon = 0.1").replace("macs", "accuracy")
+    text = text.replace("accuracy >= 0.5", "latency >= 0.5")
+    keys = [line.split("`")[1] for line in faults(text)]
+    assert sorted(keys) == sorted(
+        [
+            "study.sed",
+            "space.weight_bits[0]",
+            "training.steps",
+            "training.epsilon",
+            "objectives[1].name",
+            "constraints[0]",
+        ]
+    )
+
+
+def test_schema_and_part_options_are_reported_together() -> None:
+    text = GOOD.replace("seed = 3", "sed = 3").replace('name = "digits-cnn"', 'name = "digits-cn"')
+    text = text.replace('name = "digits"', 'name = "digits"\nupsampling = "linear"')
+    text = text.replace('sampler = "random"', 'sampler = "randon"')
+    lines = faults(text, check_parts=True)
+    by_key = {line.split("`")[1]: line for line in lines}
+    assert {"study.sed", "task.data.upsampling", "task.model.name", "search.sampler"} <= set(by_key)
+    assert by_key["task.data.upsampling"].endswith('found "linear". Did you mean "bilinear"?')
+    assert by_key["task.model.name"].endswith('found "digits-cn". Did you mean "digits-cnn"?')
+    assert by_key["search.sampler"].endswith('found "randon". Did you mean "random"?')
+
+
+def test_an_unknown_option_may_be_a_misspelt_key_of_its_section() -> None:
+    text = GOOD.replace("seeds = 2", "seedz = 2").replace('name = "digits-cnn"', 'name = "digits-cnn"\nwidht = 8')
+    lines = faults(text, check_parts=True)
+    assert any(line.startswith("study.toml: `search.seedz`") and line.endswith("Did you mean seeds?") for line in lines)
+    assert any(line.startswith("study.toml: `task.model.widht`") and "Did you mean width?" in line for line in lines)
+
+
+def test_steps_of_a_single_step_attack_are_refused() -> None:
+    text = GOOD.replace('regime = "standard"', 'regime = "adversarial"\nmethod = "n-fgsm"\nattack_steps = 4')
+    assert any("`training.attack_steps` must be left out" in line for line in faults(text, check_parts=True))
+
+
+@pytest.mark.parametrize("trials", [1, 2])
+def test_a_space_without_variables_allows_only_the_plans_there_are(trials: int) -> None:
+    start, end = GOOD.index("sparsity ="), GOOD.index("[[target]]")
+    bare = GOOD[:start] + GOOD[end:]
+    bare = bare.replace("seeds = 2\ntrials = 8", f"seeds = 0\ntrials = {trials}")
+    if trials == 1:
+        assert read_study_text(bare, file="study.toml", check_parts=False).space.used == []
+    else:
+        (line,) = faults(bare)
+        assert line.startswith("study.toml: `search.trials` must be at most 1 when `space` has nothing to search")
+    fixed = bare.replace('granularity = "layer"', "weight_bits = [8]")
+    assert read_study_text(fixed, file="study.toml", check_parts=False).space.searched == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[study\nname = 3", "study.toml: line 1 must be valid TOML; found \"[study\""),
+        ("[study]\nname = small", "study.toml: line 2 must be valid TOML; found \"name = small\""),
+        ("[study]\nname = 'a'\nname = 'b'", "study.toml: line 3 must be valid TOML"),
+    ],
+)
+def test_a_file_that_is_no_toml(text: str, expected: str) -> None:
+    (line,) = faults(text)
+    assert line.startswith(expected)
+
+
+def test_an_empty_file_lacks_every_required_table() -> None:
+    keys = [line.split("`")[1] for line in faults("")]
+    assert keys == ["study", "task", "training", "space", "objectives"]
+
+
+def test_a_missing_file_names_the_nearest_study() -> None:
+    with pytest.raises(InputError, match=r"found \"digts\"\. Did you mean digits\?$"):
+        load_study("digts")
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(GOOD, encoding="utf-8")
+    with pytest.raises(InputError, match=r"Did you mean .*mine\.toml\?$"):
+        load_study(tmp_path / "mne.toml")
+
+
+def test_a_folder_and_a_binary_file_are_one_line_each(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a folder"):
+        load_study(tmp_path)
+    binary = tmp_path / "binary.toml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StudyFileError, match=r"^binary\.toml: the file must be UTF-8 text; found byte 0 is not\.$"):
+        load_study(binary)

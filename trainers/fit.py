@@ -1,0 +1,219 @@
+"""The training loop: trains a model with its compression simulators attached, for one fixed budget of steps."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..spaces.plan import Recipe
+from ..studies.errors import DivergedError, InputError
+from ..studies.registry import resolve
+from ..studies.seeds import Seed
+from .attacks.base import TrainingAttack
+from .optimizers import learning_rate_factor, make_optimizer, parameter_groups
+from .overfitting_guard import OverfittingGuard
+from .tasks.base import Batch, Task
+
+if TYPE_CHECKING:
+    from ..compression.attach import Attached
+    from ..studies.schema import TrainingSection
+
+__all__ = ["FitResult", "Progress", "fit", "make_attack"]
+
+REPORT_EVERY = 10
+GUARD_CHECKS = 10
+CALIBRATION_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is; `loss` is the mean since the epoch began."""
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training leaves besides the weights.
+
+    Args:
+        history: One row an epoch: epoch and step (from 1), mean loss and accuracy on the batches as trained on,
+            learning rate, share of zero weights, seconds.
+        deviations: What went otherwise than planned, one line each.
+    """
+
+    history: list[dict[str, float]]
+    deviations: list[str] = field(default_factory=list)
+
+
+def fit(
+    task: Task,
+    attached: Attached,
+    recipe: Recipe,
+    training: TrainingSection,
+    *,
+    seed: Seed,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> FitResult:
+    """Train `attached.model` in place and finalize its compression.
+
+    With the same arguments on the same device and number of threads, every weight comes out the same.
+
+    Args:
+        task: Gives batches and losses.
+        attached: The model, on the task's device, with its simulators.
+        recipe: Augmentation, class weighting and, in the adversarial regime, method and ε.
+        training: Budget, batch size, optimizer.
+        seed: Of all draws: order, augmentation, attack, calibration.
+        on_progress: Called every ten steps and at the end of an epoch.
+
+    Raises:
+        DivergedError: The loss or a weight became infinite or not a number.
+        InputError: The recipe's attack takes no such option.
+    """
+    run = _Run(task, attached, recipe, training, seed)
+    for epoch in range(run.epochs):
+        run.epoch(epoch, on_progress)
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in attached.model.parameters()):
+        raise DivergedError(f"The weights are infinite or not a number after {run.steps} steps.")
+    # a schedule that ends with the training would otherwise stop one step short of its goal
+    attached.set_progress(1.0)
+    images = task.calibration_images(CALIBRATION_IMAGES, seed.child("calibration"))
+    attached.finalize(images.split(training.batch_size))
+    attached.model.eval()
+    return FitResult(run.history, run.deviations)
+
+
+def make_attack(recipe: Recipe, training: TrainingSection) -> TrainingAttack | None:
+    """The recipe's training attack; None outside the adversarial regime.
+
+    Raises:
+        InputError: `training.attack_steps` is given for an attack without steps.
+    """
+    if recipe.regime != "adversarial" or recipe.method is None or recipe.epsilon is None:
+        return None
+    part = resolve("attack", recipe.method)
+    options: dict[str, Any] = {"epsilon": recipe.epsilon}
+    if training.attack_steps is not None:
+        if "steps" not in inspect.signature(part).parameters:
+            rule = f'must be left out with the method "{recipe.method}", which has no such option'
+            raise InputError(f'`training.attack_steps` {rule}; found {training.attack_steps}. Did you mean "pgd-at"?')
+        options["steps"] = training.attack_steps
+    return part(**options)
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(self, task: Task, attached: Attached, recipe: Recipe, training: TrainingSection, seed: Seed) -> None:
+        self.task, self.attached, self.recipe, self.training, self.seed = task, attached, recipe, training, seed
+        self.per_epoch = task.steps_per_epoch(training.batch_size, recipe)
+        self.steps = training.steps if training.steps is not None else (training.epochs or 1) * self.per_epoch
+        self.epochs = math.ceil(self.steps / self.per_epoch)
+        self.done = 0
+        self.slowdown = 1.0
+        self.history: list[dict[str, float]] = []
+        self.deviations: list[str] = []
+        section = training.optimizer
+        groups = parameter_groups(attached.model, attached.parameters(), section.weight_decay)
+        self.optimizer = make_optimizer(
+            section.name, groups, learning_rate=section.learning_rate, momentum=section.momentum
+        )
+        self.attack = make_attack(recipe, training)
+        self.generator = seed.child("attack").torch(task.device)
+        self.guard: OverfittingGuard | None = None
+        if self.attack is not None and training.overfitting_guard:
+            self.guard = OverfittingGuard(task, self.attack.epsilon, seed=seed.child("guard"))
+
+    def epoch(self, epoch: int, on_progress: Callable[[Progress], None] | None) -> None:
+        """Train one epoch, or what is left of the budget."""
+        started, first = time.perf_counter(), self.done
+        device = self.task.device
+        loss_sum, right, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
+        for batch in self._batches(epoch):
+            loss, correct = self._step(batch)
+            loss_sum += loss
+            right += correct
+            seen += len(batch.indices)
+            last = self.done - first == self.per_epoch or self.done == self.steps
+            if self.done % REPORT_EVERY == 0 or last:
+                # the sum stays infinite or NaN once it is, so that one look in ten steps misses nothing
+                mean = float(loss_sum) / (self.done - first)
+                if not math.isfinite(mean):
+                    raise DivergedError(f"The loss became {mean} by step {self.done} of {self.steps}.")
+                if on_progress is not None:
+                    on_progress(Progress(epoch + 1, self.epochs, self.done, self.steps, mean))
+            self._guard()
+        self.history.append(
+            {
+                "epoch": epoch + 1,
+                "step": self.done,
+                "loss": float(loss_sum) / max(1, self.done - first),
+                "train_accuracy": float(right) / max(1, seen),
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "sparsity": weight_sparsity(self.attached.model),
+                "seconds": time.perf_counter() - started,
+            }
+        )
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        seed = self.seed.child("batches").child(epoch)
+        left = self.steps - self.done
+        return self.task.train_batches(self.recipe, batch_size=self.training.batch_size, steps=left, seed=seed)
+
+    def _step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """One optimizer step; the loss and how many images were right, both on the device."""
+        model, optimizer = self.attached.model, self.optimizer
+        self.attached.set_progress(self.done / self.steps)
+        # the middle of the step, so that no step has a rate of exactly 0
+        factor = learning_rate_factor(self.training.optimizer.schedule, (self.done + 0.5) / self.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = self.training.optimizer.learning_rate * factor * self.slowdown
+        model.train()
+        if self.attack is not None:
+            images = self.attack(model, batch.images, batch.targets, self.task.attack_loss, self.generator)
+            batch = Batch(images, batch.targets, batch.indices)
+        outputs = model(batch.images)
+        loss = self.task.loss(outputs, batch, self.recipe)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.training.gradient_clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), self.training.gradient_clip)
+        optimizer.step()
+        self.attached.after_step()
+        self.done += 1
+        with torch.no_grad():
+            return loss.detach(), self.task.correct(outputs, batch.targets).sum()
+
+    def _guard(self) -> None:
+        if self.guard is None or (self.done % math.ceil(self.steps / GUARD_CHECKS) and self.done != self.steps):
+            return
+        deviation = self.guard.check(self.attached.model)
+        if deviation is not None:
+            self.deviations.append(f"step {self.done} of {self.steps}: {deviation}, learning rate halved")
+            self.optimizer.state.clear()
+            self.attached.after_step()
+            self.slowdown *= 0.5
+
+
+def weight_sparsity(model: nn.Module) -> float:
+    """Share of zeros among the weights of convolutions and linear layers, as the forward pass sees them."""
+    zeros = total = 0
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                weight = module.weight
+                zeros += int((weight == 0).sum())
+                total += weight.numel()
+    return zeros / max(1, total)
