@@ -6,28 +6,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .attach import Attached, attach
-    from .bake import bake
+    from .attach import Attached
     from .candidate import Candidate, LayerCodes, load_candidate, save_candidate
 
-__all__ = ["Attached", "Candidate", "LayerCodes", "attach", "bake", "load_candidate", "save_candidate"]
+__all__ = ["Attached", "Candidate", "LayerCodes", "load_candidate", "save_candidate"]
 
-# these import torch, which the command line must not need before it trains
+# these import torch, which the command line must not need before it trains; `attach` and `bake` are not here, as
+# their modules go by the same names
 _LAZY = {
     "Attached": ".attach",
     "Candidate": ".candidate",
     "LayerCodes": ".candidate",
-    "attach": ".attach",
-    "bake": ".bake",
     "load_candidate": ".candidate",
     "save_candidate": ".candidate",
 }
 
 
 def __getattr__(name: str) -> Any:
-    # `attach` and `bake` are also the modules' names, and importing the module binds that one first
     if name in _LAZY:
-        value = getattr(import_module(_LAZY[name], __name__), name)
-        globals()[name] = value
-        return value
+        return getattr(import_module(_LAZY[name], __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

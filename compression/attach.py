@@ -79,7 +79,7 @@ class Attached:
 
     def after_step(self) -> None:
         """Put masked latent weights back to zero, where momentum or decay moved them; call it after each step."""
-        for mask in (*self.weight_masks, *self.filter_masks):
+        for mask in self._masks():
             for masked in mask.masked:
                 masked.zero_latent()
 
@@ -112,9 +112,12 @@ class Attached:
         pairs = [(mask.group.leader, mask.removed()) for mask in self.filter_masks]
         return [(name, indices) for name, indices in pairs if indices]
 
+    def _masks(self) -> list[LayerMask | GroupMask]:
+        return [*self.weight_masks, *self.filter_masks]
+
     def _update_masks(self, fraction: float) -> None:
         self._last = fraction
-        for mask in (*self.weight_masks, *self.filter_masks):
+        for mask in self._masks():
             mask.update(cubic_sparsity(fraction, final=mask.sparsity, start=self.start, end=self.end))
             for masked in mask.masked:
                 masked.zero_latent()

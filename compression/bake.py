@@ -83,7 +83,7 @@ def _before_bits(module: nn.Module) -> Tensor:
     """A layer's weight after mask and clusters."""
     weight: Tensor = latent_weight(module)
     if parametrize.is_parametrized(module, "weight"):
-        for simulator in module.parametrizations["weight"]:  # type: ignore[index, union-attr]
+        for simulator in module.parametrizations["weight"]:  # type: ignore[index]
             weight = weight if isinstance(simulator, WeightQuantizer) else simulator(weight)
     return weight
 
@@ -96,9 +96,7 @@ def _state(source: nn.Module, fresh: nn.Module, read: Callable[[nn.Module, str],
         try:
             found = read(source.get_submodule(path), tensor).detach().cpu()
         except AttributeError:
-            raise CandidateError(
-                f"`build` must make the architecture that was attached; found {name} besides."
-            ) from None
+            raise CandidateError(f"`build` must make what was attached; found {name} besides.") from None
         if found.shape != value.shape:
             raise CandidateError(
                 f"`build` must make the architecture that was attached; found {name} of {tuple(value.shape)}, "

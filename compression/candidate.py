@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from .insertion import insert_activation_quantizers
 from .quantizers import activation_quantizers, dequantize
 from .removal import Removed, remove_channels
 
-__all__ = ["Candidate", "LayerCodes", "load_candidate", "save_candidate"]
+__all__ = ["Candidate", "LayerCodes", "load_candidate", "rebuild", "save_candidate"]
 
 VERSION = 1
 WEIGHTS, LATENT, DESCRIPTION = "weights.safetensors", "latent.safetensors", "candidate.json"
@@ -115,26 +115,53 @@ def load_candidate(folder: Path, build: Callable[[], nn.Module], example: Tensor
         raise RunError(f"`version` of {folder / DESCRIPTION} must be {VERSION}; found {description.get('version')!r}.")
     plan = TrialPlan.from_dict(description["plan"])
     removed = [(str(name), [int(index) for index in indices]) for name, indices in description["removed"]]
-    models = []
-    for _ in range(2):
-        model = build().cpu().eval()
-        remove_channels(model, removed, example.cpu())
-        models.append(model)
-    latent, model = models[0], insert_activation_quantizers(models[1], plan, example.cpu())
-    _load(latent, latent_state, folder)
-    _load(model, _section(tensors, "model"), folder)
-    for quantizer in activation_quantizers(model.modules()):
-        quantizer.freeze()
+    model = rebuild(build, plan, removed, _section(tensors, "model"), example, source=folder)
+    latent = rebuild(build, TrialPlan(), removed, latent_state, example, source=folder)
     codes, scales = _section(tensors, "codes"), _section(tensors, "scale")
     return Candidate(
-        model=model.eval(),
-        latent=latent.eval(),
+        model=model,
+        latent=latent,
         plan=plan,
         codes={name: LayerCodes(codes[name], scales[name], bits) for name, bits in description["bits"].items()},
         codebooks=_section(tensors, "codebook"),
         removed=removed,
         achieved=description["achieved"],
     )
+
+
+def rebuild(
+    build: Callable[[], nn.Module],
+    plan: TrialPlan,
+    removed: Iterable[tuple[str, Sequence[int]]],
+    state: Mapping[str, Tensor],
+    example: Tensor,
+    *,
+    source: Path,
+) -> nn.Module:
+    """The baked model, on the CPU in eval mode, from what determines it; a plan without bits gives a float model.
+
+    Args:
+        build: Makes a fresh model of the same architecture.
+        plan: Says where activation quantizers sit.
+        removed: Channels to take out; see `Candidate`.
+        state: The baked model's `state_dict`.
+        example: (1, C, H, W), one input; only its shape matters.
+        source: Where the state was read from, for messages.
+
+    Raises:
+        RunError: The state does not fit the architecture.
+    """
+    model, example = build().cpu().eval(), example.detach().cpu()
+    try:
+        remove_channels(model, removed, example)
+        model = insert_activation_quantizers(model, plan, example)
+        model.load_state_dict(state, assign=True)
+    except (AttributeError, IndexError, RuntimeError) as error:
+        lines = " ".join(line.strip() for line in str(error).splitlines()[:3])
+        raise RunError(f"`build` must make the architecture that {source} was saved from; found: {lines}") from error
+    for quantizer in activation_quantizers(model.modules()):
+        quantizer.freeze()
+    return model.eval()
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -145,11 +172,3 @@ def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _section(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     start = prefix + "/"
     return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
-
-
-def _load(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
-    try:
-        model.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        lines = " ".join(line.strip() for line in str(error).splitlines()[1:3])
-        raise RunError(f"`build` must make the architecture that {folder} was saved from; {lines}") from None

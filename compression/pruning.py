@@ -18,7 +18,7 @@ __all__ = ["GroupMask", "LayerMask", "MaskedTensor", "latent_weight", "masked_we
 def latent_weight(module: nn.Module, tensor: str = "weight") -> nn.Parameter:
     """The trained tensor below a module's simulators, or its plain tensor."""
     if parametrize.is_parametrized(module, tensor):
-        return module.parametrizations[tensor].original  # type: ignore[index, union-attr, return-value]
+        return module.parametrizations[tensor].original  # type: ignore[index, union-attr]
     return getattr(module, tensor)
 
 
@@ -26,7 +26,7 @@ def masked_weight(module: nn.Module, tensor: str = "weight") -> Tensor:
     """A module's tensor after its mask and before clusters and bits."""
     weight: Tensor = latent_weight(module, tensor)
     if parametrize.is_parametrized(module, tensor):
-        for simulator in module.parametrizations[tensor]:  # type: ignore[index, union-attr]
+        for simulator in module.parametrizations[tensor]:  # type: ignore[index]
             weight = simulator(weight) if isinstance(simulator, MaskWeight) else weight
     return weight
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -20,7 +20,7 @@ class Accuracy(Objective):
     """
 
     name = "accuracy"
-    direction: Direction = "maximize"
+    direction: ClassVar[Direction] = "maximize"
 
     def __init__(self, *, images: Annotated[int, Field(ge=1)] | None = None) -> None:
         self.images = images
@@ -48,7 +48,7 @@ class WorstClassAccuracy(Objective):
     """
 
     name = "worst_class_accuracy"
-    direction: Direction = "maximize"
+    direction: ClassVar[Direction] = "maximize"
 
     def __init__(self, *, images: Annotated[int, Field(ge=1)] | None = None) -> None:
         self.images = images

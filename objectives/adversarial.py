@@ -8,7 +8,7 @@ Ajanthan 2020; Bernhard et al. 2019). An image counts only if it survives an att
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -36,7 +36,7 @@ class PGDAccuracy(Objective):
     """
 
     name = "pgd_accuracy"
-    direction: Direction = "maximize"
+    direction: ClassVar[Direction] = "maximize"
 
     def __init__(
         self,

@@ -145,7 +145,7 @@ class Objective(ABC):
 
     @abstractmethod
     def worst(self, control_value: float) -> float:
-        """A fixed value at least as bad as any that matters: this objective's part of the hypervolume's reference point."""
+        """A fixed value as bad as any that matters: this objective's part of the hypervolume's reference."""
 
 
 def binomial_error(share: float, count: int) -> float:

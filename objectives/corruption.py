@@ -1,10 +1,10 @@
-"""Mean corruption error (mCE), Hendrycks & Dietterich 2019, equation 1, with the study's own control as the baseline."""
+"""Mean corruption error (mCE), Hendrycks & Dietterich 2019, equation 1, with the study's control as the baseline."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -29,8 +29,8 @@ Severity = Annotated[int, Field(ge=1, le=5)]
 class MeanCorruptionError(Objective):
     """Error on corrupted images in per cent of the control's, averaged over corruptions: the control has 100.
 
-    Details hold the relative mCE, the plain mean error (the "mCE" of CIFAR-C tables), each corruption's CE, the mean error
-    of each family, and which corruptions the floor touched.
+    Details hold the relative mCE, the plain mean error (the "mCE" of CIFAR-C tables), each corruption's CE, the mean
+    error of each family, and which corruptions the floor touched.
 
     Args:
         severities: Which of 1–5.
@@ -40,13 +40,13 @@ class MeanCorruptionError(Objective):
     """
 
     name = "mce"
-    direction: Direction = "minimize"
+    direction: ClassVar[Direction] = "minimize"
     unit = "%"
 
     def __init__(
         self,
         *,
-        severities: Annotated[list[Severity], Field(min_length=1)] = [1, 2, 3, 4, 5],  # noqa: B006
+        severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = (1, 2, 3, 4, 5),
         images: Annotated[int, Field(ge=1)] | None = None,
         corruptions: Annotated[list[str], Field(min_length=1)] | None = None,
         baseline: Literal["control"] = "control",

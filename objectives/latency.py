@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from .base import Direction, Objective, Score, Subject
 
@@ -25,7 +25,7 @@ class Latency(Objective):
     """
 
     name = "latency"
-    direction: Direction = "minimize"
+    direction: ClassVar[Direction] = "minimize"
     unit = "× control"
 
     def __init__(self, *, target: str | None = None) -> None:

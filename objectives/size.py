@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ class CompressionRatio(Objective):
     """
 
     name = "compression_ratio"
-    direction: Direction = "maximize"
+    direction: ClassVar[Direction] = "maximize"
     unit = "×"
 
     def __init__(self, *, target: str | None = None) -> None:
@@ -53,7 +53,7 @@ class MACs(Objective):
     """
 
     name = "macs"
-    direction: Direction = "minimize"
+    direction: ClassVar[Direction] = "minimize"
     unit = "MACs"
 
     def measure(self, subject: Subject) -> dict[str, Any]:

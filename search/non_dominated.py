@@ -8,7 +8,7 @@ import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["feasible", "front_trials", "losses", "non_dominated"]
+__all__ = ["feasible", "front_numbers", "front_trials", "losses", "non_dominated"]
 
 
 def non_dominated(points: np.ndarray) -> np.ndarray:
@@ -41,3 +41,8 @@ def front_trials(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirect
     candidates = [trial for trial in trials if feasible(trial)]
     mask = non_dominated(losses(candidates, directions))
     return [trial for trial, kept in zip(candidates, mask, strict=True) if kept]
+
+
+def front_numbers(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[int]:
+    """Numbers of the feasible non-dominated trials, in the order given."""
+    return [trial.number for trial in front_trials(trials, directions)]

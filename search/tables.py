@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
+
+from .non_dominated import feasible
 
 if TYPE_CHECKING:
     from .run import Run
@@ -16,18 +18,18 @@ __all__ = ["render", "trials_frame"]
 BASE_COLUMNS = ("number", "role", "state", "feasible", "on_front", "seconds", "reason")
 
 
-def trials_frame(trials: Sequence[FrozenTrial], front: Sequence[int]) -> pd.DataFrame:
+def trials_frame(trials: Sequence[FrozenTrial], front: Sequence[FrozenTrial]) -> pd.DataFrame:
     """One row a trial.
 
     Args:
         trials: In order of their numbers.
-        front: Numbers of the feasible non-dominated trials.
+        front: The feasible non-dominated trials among them.
 
     Returns:
         Columns ``number``, ``role``, ``state``, ``feasible``, ``on_front``, ``seconds``, ``reason``; for every metric
         its value, its standard error ``<metric>_se`` and what else its score states (such as ``latency_ms``).
     """
-    members = set(front)
+    members = {trial.number for trial in front}
     rows = [_row(trial, trial.number in members) for trial in trials]
     columns = list(dict.fromkeys([*BASE_COLUMNS, *(key for row in rows for key in row)]))
     return pd.DataFrame(rows, columns=columns)
@@ -39,7 +41,7 @@ def _row(trial: FrozenTrial, on_front: bool) -> dict[str, Any]:
         "number": trial.number,
         "role": attributes.get("role", "search"),
         "state": trial.state.name.lower(),
-        "feasible": trial.state == TrialState.COMPLETE and all(value <= 0 for value in _constraints(trial)),
+        "feasible": feasible(trial),
         "on_front": on_front,
         "seconds": attributes.get("seconds"),
         "reason": attributes.get("reason", ""),
@@ -49,11 +51,6 @@ def _row(trial: FrozenTrial, on_front: bool) -> dict[str, Any]:
         row[f"{name}_se"] = score.get("standard_error")
         row.update({key: value for key, value in (score.get("details") or {}).items() if _scalar(value)})
     return row
-
-
-def _constraints(trial: FrozenTrial) -> list[float]:
-    constraints: Mapping[str, float] = getattr(trial, "constraints", None) or {}
-    return list(constraints.values())
 
 
 def _scalar(value: object) -> bool:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..studies.errors import ModelError
 from ..studies.seeds import Seed
-from .coupling import prunable_convolutions
 from .places import Place, places
+from .removal_check import prunable_convolutions
 
 __all__ = ["LayerInfo", "LayerKind", "inspect_layers"]
 
@@ -119,11 +119,15 @@ def _kind(module: nn.Module) -> LayerKind:
 
 def _calls(model: nn.Module, example: Tensor) -> dict[str, _Call]:
     """What one image does in each layer, by name, in the order of first calls."""
-    names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    names: dict[nn.Module, str] = {
+        module: name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)
+    }
     calls: dict[str, _Call] = {}
 
     def record(module: nn.Module, inputs: object, output: Tensor) -> None:
-        macs = output[0].numel() * prod(module.weight.shape[1:])  # type: ignore[union-attr, arg-type]
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        macs = output[0].numel() * prod(weight.shape[1:])
         earlier = calls.get(names[module])
         if earlier is None:
             calls[names[module]] = _Call(tuple(output.shape[1:]), macs)

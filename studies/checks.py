@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from .errors import InputError, StudyFileError
-from .faults import Fault, key_text
+from .faults import Fault, key_text, nearest
 from .messages import faults_of, keys_of
 from .registry import resolve, validate_options
 from .schema import (
@@ -80,6 +80,7 @@ def check_parts(raw: dict[str, Any], file: str) -> tuple[dict[str, Any], list[st
     """
     resolved = copy.deepcopy(raw)
     lines: list[str] = []
+    targets = _target_names(resolved)
     for reference in _references(resolved):
         where = key_text(reference.key)
         try:
@@ -91,10 +92,16 @@ def check_parts(raw: dict[str, Any], file: str) -> tuple[dict[str, Any], list[st
             place = key_text(reference.key[:-1])
             checked = validate_options(reference.kind, reference.name, options, place, file=file, known=own)
             reference.table.update(to_jsonable_python(checked, fallback=str))
+            if reference.kind == "objective":
+                lines += [fault.line(file) for fault in _target_faults(reference, checked, targets)]
+                # an objective may know rules that no annotation can state
+                resolve(reference.kind, reference.name)(**checked)
         except StudyFileError as error:
             lines += error.lines
         except InputError as error:
             lines.append(f"{file}: {error}")
+        except ValueError as error:
+            lines.append(f"{file}: `{key_text(reference.key[:-1])}` must take its options; found that {error}")
     lines += [fault.line(file) for fault in _attack_faults(resolved)]
     return resolved, lines
 
@@ -142,6 +149,23 @@ def _with_options(
     name = table.get(name_key) if isinstance(table, dict) else None
     if isinstance(name, str) and name.strip():
         yield _Reference(kind, (*key, name_key), name, table, section)
+
+
+def _target_names(raw: dict[str, Any]) -> list[str]:
+    tables = raw.get("target", {"name": "onnxruntime-cpu"})
+    tables = [tables] if isinstance(tables, dict) else tables
+    names = [table.get("name") for table in tables if isinstance(table, dict)] if isinstance(tables, list) else []
+    return [name for name in names if isinstance(name, str)]
+
+
+def _target_faults(reference: _Reference, options: dict[str, Any], targets: list[str]) -> list[Fault]:
+    """The option `target` of an objective that names none of the study's targets."""
+    name = options.get("target")
+    if not isinstance(name, str) or name in targets or not targets:
+        return []
+    allowed = f"a target of this study ({', '.join(targets)})"
+    match = nearest(name, targets) or targets[0]
+    return [Fault((*reference.key[:-1], "target"), allowed, name, f'"{match}"')]
 
 
 def _attack_faults(raw: dict[str, Any]) -> list[Fault]:

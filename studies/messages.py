@@ -69,7 +69,9 @@ def faults_of(
                 allowed = " or ".join(text for text in (earlier.allowed, fault.allowed) if text != "left out")
                 suggestion = earlier.suggestion or fault.suggestion
                 merged[fault.key] = Fault(fault.key, allowed, fault.found, suggestion)
-    return list(merged.values())
+    # a list that is too short only for its wrong entries is not at fault itself
+    inner = {key[:depth] for key in merged for depth in range(len(key))}
+    return [fault for key, fault in merged.items() if key not in inner]
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:

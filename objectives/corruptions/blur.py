@@ -61,9 +61,9 @@ def defocus_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
 def glass_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
     """Blur, let each pixel take a near neighbour's place, blur; shapes as in `defocus_blur`.
 
-    The published loop "swaps" two NumPy views and thereby copies: a pixel receives its neighbour and gives nothing. In its
-    descending scan a neighbour that comes earlier in raster order is still untouched, so with offsets of -1 and 0 an
-    iteration is one gather; chains through pixels already overwritten are followed by doubling pointers.
+    The published loop "swaps" two NumPy views and thereby copies: a pixel receives its neighbour and gives nothing. In
+    its descending scan a neighbour that comes earlier in raster order is still untouched, so with offsets of -1 and 0
+    an iteration is one gather; chains through pixels already overwritten are followed by doubling pointers.
     """
     small = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))
     large = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))

@@ -1,7 +1,7 @@
 """What a JPEG file keeps of an image (ITU-T T.81, baseline, 4:2:0), as batched tensor code without the entropy coder.
 
-Follows libjpeg's defaults, which are Pillow's: the tables of annex K scaled by quality, chroma averaged over 2x2 pixels and
-interpolated back with its triangle filter. libjpeg's transform works in integers, so values may differ by a few levels.
+Follows libjpeg's defaults, which are Pillow's: the tables of annex K scaled by quality, chroma averaged over 2x2 pixels
+and interpolated back with its triangle filter. libjpeg transforms in integers, so values may differ by a few levels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which published constants a severity stands for, and the bytes that a corrupted image is stored as.
 
-CIFAR-10-C constants (hendrycks/robustness, make_cifar_c.py) serve images of up to 64 pixels on the shorter side, those of
-ImageNet-C larger ones: the two sets differ by much, and "severity 1" means nothing without saying which.
+CIFAR-10-C's constants (hendrycks/robustness, make_cifar_c.py) serve images of up to 64 pixels on the shorter side,
+ImageNet-C's larger ones: the two sets differ by much, and "severity 1" means nothing without saying which.
 """
 
 from __future__ import annotations

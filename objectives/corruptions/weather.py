@@ -79,8 +79,8 @@ def frost(images: Tensor, severity: int, draws: Draws) -> Tensor:
 def frost_textures(scale: int) -> Tensor:
     """(5, 3, S, S) float32 in [0, 1] on the grid of eight bits: random fields that repeat at their edges.
 
-    Each has the mean colour, contrast and power spectrum (amplitude ~ frequency to the power slope / 2) measured on one of
-    the five photographs that the published corruption draws from, at the fifth of their size that CIFAR-10-C uses.
+    Each has the mean colour, contrast and power spectrum (power ~ frequency ** slope) measured on one of the five
+    photographs that the published corruption draws from, at the fifth of their size that CIFAR-10-C uses.
 
     Args:
         scale: 1, or 5 for images at the photographs' own size.

@@ -17,6 +17,9 @@ class SerialEngine:
         workers: Must be 1.
         runner: What runs a trial, as ``"module:attribute"``.
 
+    Attributes:
+        runner: What was made of it; may be set before the first `poll`, when there is one already.
+
     Raises:
         ValueError: `workers` is not 1.
     """
@@ -27,7 +30,7 @@ class SerialEngine:
         self.workers = 1
         self._run_folder = Path(run_folder)
         self._reference = runner
-        self._runner: TrialRunner | None = None
+        self.runner: TrialRunner | None = None
         self._waiting: list[TrialRequest] = []
 
     def submit(self, request: TrialRequest) -> None:
@@ -38,9 +41,9 @@ class SerialEngine:
         """Run the oldest trial in the queue; `timeout` has no effect."""
         if not self._waiting:
             return []
-        if self._runner is None:
-            self._runner = load_runner(self._reference, self._run_folder, self.workers)
-        return [self._runner(self._waiting.pop(0), report)]
+        if self.runner is None:
+            self.runner = load_runner(self._reference, self._run_folder, self.workers)
+        return [self.runner(self._waiting.pop(0), report)]
 
     def stop(self) -> None:
         """Forget the queue."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from forgefront.studies.errors import InputError, StudyFileError
 from forgefront.studies.load import load_study, read_study_text
 
@@ -118,7 +117,13 @@ BAD = [
     ("epochs = 2", "epochs = 2\nattack_steps = 3", "training.attack_steps", "3", 'regime = "adversarial"'),
     ('regime = "standard"', 'regime = "adversarial"\nepsilon = 8', "training.epsilon", "8", '"8/255"'),
     ('regime = "standard"', 'regime = "adversarial"\nepsilon = "8\\\\255"', "training.epsilon", '"8\\255"', '"8/255"'),
-    ("compression_end = 0.5", "compression_start = 0.7\ncompression_end = 0.5", "training.compression_start", "0.7", "0.5"),
+    (
+        "compression_end = 0.5",
+        "compression_start = 0.7\ncompression_end = 0.5",
+        "training.compression_start",
+        "0.7",
+        "0.5",
+    ),
     ("compression_end = 0.5", "compression_end = 1.5", "training.compression_end", "1.5", "1.0"),
     ("low = 0.0, high = 0.8", "low = 0.9, high = 0.8", "space.sparsity.low", "0.9", "0.8"),
     ("high = 0.8", "high = 0.8, step = 0.9", "space.sparsity.step", "0.9", "0.8"),
@@ -179,9 +184,7 @@ def test_one_fault_is_one_line(old: str, new: str, key: str, found: str, match: 
 
 def test_an_example_in_full() -> None:
     lines = faults(changed("weight_bits = [8, 4]", "weight_bits = [8, 6, 12]"))
-    assert lines == (
-        "study.toml: `space.weight_bits[2]` must be one of 1–8 or 32 (float); found 12. Did you mean 8?",
-    )
+    assert lines == ("study.toml: `space.weight_bits[2]` must be one of 1–8 or 32 (float); found 12. Did you mean 8?",)
 
 
 def test_all_faults_of_a_file_come_at_once() -> None:
@@ -225,6 +228,18 @@ def test_steps_of_a_single_step_attack_are_refused() -> None:
     assert any("`training.attack_steps` must be left out" in line for line in faults(text, check_parts=True))
 
 
+def test_an_objective_of_another_target_and_a_wrong_corruption_are_refused() -> None:
+    text = GOOD.replace('name = "macs"', 'name = "latency"\ntarget = "onnxruntime-gpu"')
+    text = text.replace("[search]", '[[metrics]]\nname = "mce"\nseverities = [0]\n[search]')
+    latency, mce = faults(text, check_parts=True)
+    assert latency.startswith("study.toml: `objectives[1].target` must be a target of this study (onnxruntime-cpu)")
+    assert latency.endswith('Did you mean "onnxruntime-cpu"?')
+    assert mce.startswith("study.toml: `metrics[0].severities[0]` must be ")
+    wrong = GOOD.replace("[search]", '[[metrics]]\nname = "mce"\ncorruptions = ["fgo"]\n[search]')
+    (line,) = faults(wrong, check_parts=True)
+    assert 'found "fgo". Did you mean "fog"?' in line
+
+
 @pytest.mark.parametrize("trials", [1, 2])
 def test_a_space_without_variables_allows_only_the_plans_there_are(trials: int) -> None:
     start, end = GOOD.index("sparsity ="), GOOD.index("[[target]]")
@@ -242,8 +257,8 @@ def test_a_space_without_variables_allows_only_the_plans_there_are(trials: int) 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[study\nname = 3", "study.toml: line 1 must be valid TOML; found \"[study\""),
-        ("[study]\nname = small", "study.toml: line 2 must be valid TOML; found \"name = small\""),
+        ("[study\nname = 3", 'study.toml: line 1 must be valid TOML; found "[study"'),
+        ("[study]\nname = small", 'study.toml: line 2 must be valid TOML; found "name = small"'),
         ("[study]\nname = 'a'\nname = 'b'", "study.toml: line 3 must be valid TOML"),
     ],
 )

@@ -1,0 +1,122 @@
+"""Target ``onnxruntime-cpu``: int8 QDQ or float ONNX in ONNX Runtime on a fixed number of CPU threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from ...studies.errors import TargetError
+from ...studies.seeds import Seed
+from .base import Artefact, Target
+from .device_lock import device_lock
+from .parity import MINIMUM_AGREEMENT, MINIMUM_SNR_DB
+from .size import file_bytes, zipped_bytes
+from .timing import LatencyComparison, Timed, TimingOptions, compare, wall_clock
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..candidate import Candidate
+
+__all__ = ["OnnxRuntimeCPU", "open_session"]
+
+FILE = "model.onnx"
+RUN_BATCH = 128
+
+
+def open_session(path: Path, *, threads: int) -> Any:
+    """An ONNX Runtime session with every optimisation, `threads` threads and no spinning.
+
+    Spinning threads would take the processor from other trials and from the model measured beside this one.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's exceptions share no base but this
+        reason = str(error).splitlines()[0]
+        raise TargetError(f"`target` onnxruntime-cpu must be able to load {path.name}; {reason}") from error
+
+
+class OnnxRuntimeCPU(Target):
+    """ONNX Runtime on the CPU.
+
+    Args:
+        threads: CPU threads of one inference.
+        batch_size: Images of one timed inference.
+        rounds: At most so many timed rounds.
+        maximum_seconds: At most so many seconds of timed rounds.
+        minimum_snr_db: See `Target`.
+        minimum_agreement: See `Target`.
+    """
+
+    name = "onnxruntime-cpu"
+
+    def __init__(
+        self,
+        *,
+        threads: Annotated[int, Field(ge=1)] = 1,
+        batch_size: Annotated[int, Field(ge=1)] = 1,
+        rounds: Annotated[int, Field(ge=2)] = 100,
+        maximum_seconds: Annotated[float, Field(gt=0)] = 2.0,
+        minimum_snr_db: float = MINIMUM_SNR_DB,
+        minimum_agreement: Annotated[float, Field(ge=0, le=1)] = MINIMUM_AGREEMENT,
+    ) -> None:
+        super().__init__(minimum_snr_db=minimum_snr_db, minimum_agreement=minimum_agreement)
+        self.threads = threads
+        self.batch_size = batch_size
+        self.timing = TimingOptions(rounds=rounds, maximum_seconds=maximum_seconds)
+
+    def check_available(self) -> None:
+        """ONNX and ONNX Runtime must be importable."""
+        try:
+            import onnx  # noqa: F401
+            import onnxruntime  # noqa: F401
+        except ImportError as error:
+            raise TargetError(f"`target` onnxruntime-cpu must have onnx and onnxruntime installed; {error}.") from None
+
+    def export(self, candidate: Candidate, folder: Path, example: Tensor) -> Artefact:
+        """Write ``model.onnx``; equal candidates give equal bytes."""
+        from .onnx_graph import emit
+
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / FILE
+        model = emit(candidate.model, candidate.codes, example)
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        details = {"input_shape": list(example.shape[1:]), "opset": model.opset_import[0].version}
+        return Artefact(self.name, path, file_bytes(path), zipped_bytes(path), details)
+
+    def run(self, artefact: Artefact, images: np.ndarray) -> np.ndarray:
+        """Outputs (N, …) float32 for `images` (N, C, H, W) float32; the first output where there are several."""
+        session = open_session(artefact.path, threads=self.threads)
+        starts = range(0, len(images), RUN_BATCH)
+        return np.concatenate([session.run(None, {"images": images[i : i + RUN_BATCH]})[0] for i in starts])
+
+    def time(self, artefact: Artefact, reference: Artefact, *, seed: Seed) -> LatencyComparison:
+        """Latency of one inference of `batch_size` images, paired with `reference`, while no one else measures here."""
+        import onnxruntime
+
+        shape = tuple(artefact.details["input_shape"])
+        images = seed.child("images").numpy().random((self.batch_size, *shape), dtype=np.float32)
+        details = {"batch_size": self.batch_size, "threads": self.threads, "onnxruntime": onnxruntime.__version__}
+        with device_lock("cpu"):
+            candidate, other = self._timed(artefact, images), self._timed(reference, images)
+            return compare(candidate, other, options=self.timing, seed=seed.child("order"), details=details)
+
+    def _timed(self, artefact: Artefact, images: np.ndarray) -> Timed:
+        session = open_session(artefact.path, threads=self.threads)
+        binding = session.io_binding()
+        binding.bind_cpu_input("images", images)
+        for output in session.get_outputs():
+            binding.bind_output(output.name)
+        return wall_clock(lambda: session.run_with_iobinding(binding))

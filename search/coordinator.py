@@ -1,0 +1,252 @@
+"""The coordinator: holds the study's lock, asks, hands trials to an engine, tells; the only writer of a study."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from ..studies.errors import TrialError
+from .engines.base import Engine, TrialOutcome, TrialProgress, TrialRequest
+from .events import Event, StudyFinished, StudyStarted, TrialFinished, TrialStarted
+from .lock import coordinator_lock
+from .non_dominated import feasible
+from .problem import Problem
+from .record import CONTROL, StudyRecord
+from .run_folder import RunFolder
+from .storage import open_storage, sqlite_url
+
+if TYPE_CHECKING:
+    from ..studies.schema import Study
+
+__all__ = ["ControlFailedError", "Coordinator", "Interrupted", "coordinator_for"]
+
+POLL_SECONDS = 0.5
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM stopped the run; everything that had finished is stored, what was running will rerun."""
+
+
+class ControlFailedError(TrialError):
+    """The dense control, which every score is stated against, failed; the study cannot go on."""
+
+
+class Coordinator:
+    """Runs a study until it holds the number of trials asked for; a failed trial counts as one.
+
+    Started again after anything, it re-adopts what a dead run left running, under the same numbers: a stored result is
+    told, anything else runs again with the same params. With one worker the whole is then, bit for bit, what an
+    uninterrupted run would have been, for objectives that are themselves repeatable.
+
+    Args:
+        folder: The run's folder.
+        problem: The search.
+        engine: What runs the trials.
+        sampler: An Optuna sampler.
+        trials: How many trials the study shall hold, the control and the seeds included.
+        timeout: Seconds after which no further trial begins; those that run are waited for.
+        url: Storage URL, None for SQLite in the run folder.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        problem: Problem,
+        engine: Engine,
+        sampler: BaseSampler,
+        *,
+        trials: int,
+        timeout: float | None = None,
+        url: str | None = None,
+    ) -> None:
+        self._folder = folder
+        self._problem = problem
+        self._engine = engine
+        self._sampler = sampler
+        self._trials = trials
+        self._timeout = timeout
+        self._url = url or sqlite_url(folder.database)
+        self._stopping = False
+        self._waiting = False
+
+    def run(self, on_event: Callable[[Event], None] = lambda event: None) -> StudyFinished:
+        """Run the study; `on_event` is called in this thread.
+
+        Raises:
+            LockHeldError: Another coordinator holds the run.
+            StudyMismatchError: The run began with another study, data or checkpoint.
+            RunError: The database is damaged or foreign, or the engine cannot run trials here.
+            ControlFailedError: Trial 0 failed, now or in a former life of the run.
+            Interrupted: Ctrl-C or SIGTERM; the state is safe.
+        """
+        with coordinator_lock(self._folder.lock, self._url, name=self._problem.name), self._signals():
+            try:
+                database = open_storage(self._url, create=True)
+                try:
+                    finished = self._run(StudyRecord(database, self._problem, self._sampler), on_event)
+                finally:
+                    self._engine.stop()
+                    # folds the write-ahead log into the database, so that a finished run is one file
+                    database.engine.dispose()
+            except KeyboardInterrupt:
+                raise Interrupted("what had finished is stored, and what was running will rerun.") from None
+        on_event(finished)
+        return finished
+
+    def _run(self, record: StudyRecord, on_event: Callable[[Event], None]) -> StudyFinished:
+        start = time.monotonic()
+        self._folder.discard_attempts()
+        adopted = record.running
+        on_event(
+            StudyStarted(
+                self._problem.name,
+                self._trials,
+                record.finished,
+                tuple(trial.number for trial in adopted),
+                tuple(record.warnings),
+            )
+        )
+        self._check_control(record)
+        told, flying = 0, set[int]()
+        while True:
+            self._check_stop()
+            # the control runs alone: what follows is scored against it
+            while len(flying) < self._engine.workers and CONTROL not in flying:
+                stored = self._stored(adopted[0]) if adopted else None
+                trial = adopted.pop(0) if adopted else self._next(record, start)
+                if trial is None:
+                    break
+                if stored is not None:
+                    self._tell(record, stored, on_event)
+                    told += 1
+                    continue
+                self._folder.discard(trial.number)
+                role = trial.user_attrs["role"]
+                on_event(TrialStarted(trial.number, role, trial.params))
+                self._engine.submit(TrialRequest(trial.number, trial.params, role))
+                flying.add(trial.number)
+                self._check_stop()
+            if not flying:
+                break
+            outcomes = self._poll(on_event)
+            for outcome in sorted(outcomes, key=lambda outcome: outcome.number):
+                flying.discard(outcome.number)
+                self._tell(record, outcome, on_event)
+                told += 1
+        missing = len(record.trials) < self._trials
+        return StudyFinished(
+            len(record.trials), record.failed, told, record.front, record.hypervolume, timed_out=missing
+        )
+
+    def _next(self, record: StudyRecord, start: float) -> FrozenTrial | None:
+        spent = self._timeout is not None and time.monotonic() - start >= self._timeout
+        if spent or len(record.trials) >= self._trials:
+            return None
+        return record.ask()
+
+    def _stored(self, trial: FrozenTrial) -> TrialOutcome | None:
+        """What a dead run finished but did not tell."""
+        result = self._folder.result(trial.number)
+        if result is None or result.get("params") != dict(trial.params):
+            return None
+        return TrialOutcome(trial.number, result)
+
+    def _tell(self, record: StudyRecord, outcome: TrialOutcome, on_event: Callable[[Event], None]) -> None:
+        if self._folder.result(outcome.number) is None:
+            self._folder.publish(self._folder.attempt(outcome.number), outcome.number, outcome.result)
+        trial = record.tell(outcome.number, outcome.result)
+        attributes = trial.user_attrs
+        on_event(
+            TrialFinished(
+                number=trial.number,
+                role=attributes["role"],
+                state="complete" if trial.state == TrialState.COMPLETE else "failed",
+                params=trial.params,
+                values={name: score["value"] for name, score in attributes.get("scores", {}).items()},
+                feasible=feasible(trial),
+                reason=attributes.get("reason"),
+                seconds=attributes.get("seconds"),
+                finished=record.finished,
+                trials=self._trials,
+                front=record.front,
+                hypervolume=record.hypervolume,
+                history=outcome.result.get("history") or (),
+            )
+        )
+        self._check_control(record)
+
+    def _check_control(self, record: StudyRecord) -> None:
+        control = record.control
+        if control is not None and control.state == TrialState.FAIL:
+            reason = control.user_attrs.get("reason", "no reason stored")
+            where = self._folder.trial(CONTROL)
+            raise ControlFailedError(f"the dense control (trial 0) failed: {reason} (see {where}).")
+
+    def _poll(self, on_event: Callable[[Event], None]) -> list[TrialOutcome]:
+        def report(progress: TrialProgress) -> None:
+            on_event(progress)
+
+        self._waiting = True
+        try:
+            self._check_stop()
+            return self._engine.poll(POLL_SECONDS, report)
+        finally:
+            self._waiting = False
+
+    def _check_stop(self) -> None:
+        if self._stopping:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let Ctrl-C and SIGTERM end a wait at once, and anything else at its next safe point; a second one insists."""
+
+        def stop(number: int, frame: Any) -> None:
+            insist, self._stopping = self._stopping, True
+            if self._waiting or insist:
+                raise KeyboardInterrupt
+
+        self._stopping = False
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
+    """The coordinator of a real study: builds its data, space, objectives, targets, sampler and engine.
+
+    Args:
+        folder: The run's folder, which holds the frozen study file that engines read.
+        study: The same study; its trials, timeout, workers, engine and storage may have been changed.
+
+    Raises:
+        InputError: Data, checkpoint, model, target, device, or an option of the sampler is wrong.
+    """
+    from ..studies.registry import bind, resolve
+    from .engines.serial import SerialEngine
+    from .trial import TrialContext
+
+    search = study.search
+    context = TrialContext(folder.path, search.workers, study)
+    problem = context.problem()
+    name = search.engine or ("serial" if search.workers == 1 else "processes")
+    engine: Engine = resolve("engine", name)(folder.path, search.workers)
+    if isinstance(engine, SerialEngine):
+        engine.runner = context
+    sampler = bind("sampler", search.sampler, search.options, "search")(problem.distributions, study.study.seed)
+    return Coordinator(
+        folder, problem, engine, sampler, trials=search.trials, timeout=search.timeout, url=study.storage.url
+    )

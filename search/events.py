@@ -1,0 +1,94 @@
+"""What a coordinator tells whoever watches: a display, plain lines, TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .engines.base import TrialProgress
+
+__all__ = ["Event", "StudyFinished", "StudyStarted", "TrialFinished", "TrialProgress", "TrialStarted"]
+
+
+@dataclass(frozen=True)
+class StudyStarted:
+    """The lock is held and the study open.
+
+    Args:
+        name: The study's name.
+        trials: How many trials are asked for in all.
+        finished: How many a former life of the run has finished.
+        adopted: Numbers of trials that it left running.
+        warnings: What changed since it began and may move results slightly.
+    """
+
+    name: str
+    trials: int
+    finished: int
+    adopted: tuple[int, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A trial was given to the engine; `role` is ``"control"``, ``"seed"`` or ``"search"``."""
+
+    number: int
+    role: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrialFinished:
+    """A trial was told.
+
+    Args:
+        state: ``"complete"`` or ``"failed"``.
+        values: Score by metric, objectives and metrics; empty if the trial failed.
+        feasible: Whether it meets every constraint.
+        reason: Why it failed, None otherwise.
+        seconds: How long it ran, None when that is unknown.
+        finished: Trials finished so far, failed ones included.
+        front: Numbers of the feasible non-dominated trials, this one considered.
+        hypervolume: Of the front, None until the control is told.
+        history: The training, one mapping an epoch.
+    """
+
+    number: int
+    role: str
+    state: str
+    params: Mapping[str, Any]
+    values: Mapping[str, float]
+    feasible: bool
+    reason: str | None
+    seconds: float | None
+    finished: int
+    trials: int
+    front: tuple[int, ...]
+    hypervolume: float | None
+    history: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class StudyFinished:
+    """No trial is left to run.
+
+    Args:
+        trials: Trials in the study.
+        failed: How many of them failed.
+        ran: How many were told in this life of the run.
+        front: Numbers of the feasible non-dominated trials.
+        hypervolume: Of the front.
+        timed_out: Whether fewer trials than asked for were run, because time was up.
+    """
+
+    trials: int
+    failed: int
+    ran: int
+    front: tuple[int, ...]
+    hypervolume: float | None
+    timed_out: bool = False
+
+
+Event = StudyStarted | TrialStarted | TrialProgress | TrialFinished | StudyFinished

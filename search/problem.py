@@ -1,0 +1,49 @@
+"""What the coordinator needs to know of a study to run it; everything else is the trial's business."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from optuna.distributions import BaseDistribution
+
+from ..studies.conditions import Condition
+
+__all__ = ["Derived", "Problem"]
+
+Raw = Mapping[str, Any]
+
+
+class Derived(Protocol):
+    """A metric's value as derived from raw numbers; a dataclass, whose other fields are stored too."""
+
+    @property
+    def value(self) -> float:
+        """The value, in the metric's unit."""
+        ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A search, as its coordinator sees it.
+
+    Args:
+        name: The study's name, also in the database.
+        directions: ``"minimize"`` or ``"maximize"`` for each objective, in order.
+        distributions: The search space.
+        derive: Raw measurements of a trial and of the control, by metric, to scores by metric, objectives included.
+        worst: Objective and the control's score to the value beyond which nothing counts for the hypervolume.
+        seeds: Params that are tried after the control, in order.
+        conditions: What a feasible trial must meet.
+        fingerprint: What results depend on, JSON values.
+    """
+
+    name: str
+    directions: Mapping[str, str]
+    distributions: Mapping[str, BaseDistribution]
+    derive: Callable[[Raw, Raw], Mapping[str, Derived]]
+    worst: Callable[[str, Derived], float]
+    seeds: Sequence[Mapping[str, Any]] = ()
+    conditions: Sequence[Condition] = ()
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)

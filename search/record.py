@@ -1,0 +1,211 @@
+"""The study in its database: how trials are asked and told there, and what the record says of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
+from optuna.samplers import BaseSampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from ..studies.errors import RunError, StudyMismatchError
+from .fingerprint import compare
+from .hypervolume import front_hypervolume
+from .non_dominated import front_numbers
+from .problem import Derived, Problem
+from .single_writer import SingleWriterStorage
+
+__all__ = ["StudyRecord"]
+
+FINGERPRINT, REFERENCE = "fingerprint", "reference_point"
+CONTROL = 0
+
+
+class StudyRecord:
+    """An Optuna study that this process alone writes to.
+
+    Args:
+        database: Where the study is, or will be.
+        problem: The search.
+        sampler: An Optuna sampler.
+
+    Raises:
+        StudyMismatchError: The database holds this study with other objectives, space, data or checkpoint.
+    """
+
+    def __init__(self, database: RDBStorage, problem: Problem, sampler: BaseSampler) -> None:
+        self.problem = problem
+        self._storage = SingleWriterStorage(database)
+        self.warnings: list[str] = []
+        directions = list(problem.directions.values())
+        try:
+            self.study = optuna.create_study(
+                storage=self._storage, study_name=problem.name, directions=directions, sampler=sampler
+            )
+        except DuplicatedStudyError:
+            self.study = optuna.load_study(study_name=problem.name, storage=self._storage, sampler=sampler)
+        self._agree(directions)
+
+    # reading
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, in order of their numbers."""
+        return self.study.get_trials(deepcopy=False)
+
+    @property
+    def finished(self) -> int:
+        """How many trials are complete or failed."""
+        return sum(trial.state.is_finished() for trial in self.trials)
+
+    @property
+    def failed(self) -> int:
+        """How many trials failed."""
+        return sum(trial.state == TrialState.FAIL for trial in self.trials)
+
+    @property
+    def running(self) -> list[FrozenTrial]:
+        """Trials that were asked and not told."""
+        return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
+
+    @property
+    def control(self) -> FrozenTrial | None:
+        """Trial 0, None before it is asked."""
+        return self.trials[CONTROL] if self.trials else None
+
+    @property
+    def front(self) -> tuple[int, ...]:
+        """Numbers of the feasible non-dominated trials."""
+        return tuple(front_numbers(self.trials, self.study.directions))
+
+    @property
+    def hypervolume(self) -> float | None:
+        """Hypervolume of the front against the stored reference point, None before the control is told."""
+        reference = self.study.user_attrs.get(REFERENCE)
+        return None if reference is None else front_hypervolume(self.trials, self.study.directions, reference)
+
+    # writing
+
+    def ask(self) -> FrozenTrial:
+        """Create the next trial, whole, in one transaction: the control, then the seeds, then what the sampler says."""
+        number = len(self.trials)
+        if number == CONTROL:
+            # written directly, so that no sampler ever takes it for one of its own
+            template = create_trial(state=TrialState.RUNNING, user_attrs={"role": "control"})
+            return self._storage.get_trial(self._storage.create_new_trial(self.study._study_id, template))
+        seeds = self.problem.seeds
+        if number <= len(seeds):
+            trial = self.study.ask()
+            params = seeds[number - 1]
+            for name, space in self.problem.distributions.items():
+                value = space.to_internal_repr(params[name])
+                self._storage.set_trial_param(trial._trial_id, name, value, space)
+            trial.set_user_attr("role", "seed")
+        else:
+            trial = self.study.ask(dict(self.problem.distributions))
+            trial.set_user_attr("role", "search")
+        return self._storage.get_trial(self._storage.flush(trial._trial_id))
+
+    def tell(self, number: int, result: Mapping[str, Any]) -> FrozenTrial:
+        """Finish a trial with its result, in one transaction.
+
+        Scores are derived from the raw numbers of the trial and the control. A score that is not a finite number fails
+        the trial, as does a result that says so itself.
+
+        Args:
+            number: A running trial.
+            result: Content of its result.json.
+        """
+        # as a resumed run would read it
+        result = json.loads(json.dumps(result))
+        trial = optuna.Trial(self.study, self.trials[number]._trial_id)
+        for key in ("plan", "achieved", "seconds", "parity"):
+            if result.get(key) is not None:
+                trial.set_user_attr(key, _totals(result[key]) if key == "achieved" else result[key])
+        reason = None if result.get("state") == "complete" else str(result.get("reason") or "no reason given")
+        scores: Mapping[str, Derived] = {}
+        if reason is None:
+            raw = result.get("raw") or {}
+            trial.set_user_attr("raw", raw)
+            scores, reason = self._scores(number, raw)
+        if reason is not None:
+            trial.set_user_attr("reason", reason)
+            self.study.tell(number, state=TrialState.FAIL)
+            return self.trials[number]
+        trial.set_user_attr("scores", {name: _score(score) for name, score in scores.items()})
+        controls = self._control_values() if number != CONTROL else {name: s.value for name, s in scores.items()}
+        for condition in self.problem.conditions:
+            violation = condition.violation(scores[condition.metric].value, controls[condition.metric])
+            trial.set_constraint(str(condition), violation)
+        self.study.tell(number, [scores[name].value for name in self.problem.directions])
+        if number == CONTROL:
+            self._fix_reference(scores)
+        return self.trials[number]
+
+    # what the public part stands on
+
+    def _agree(self, directions: Sequence[str]) -> None:
+        stored = self.study.user_attrs.get(FINGERPRINT)
+        if stored is not None:
+            self.warnings = compare(stored, self.problem.fingerprint)
+        elif self.trials:
+            raise RunError(
+                f"the database must hold a study of Forgefront; found {self.problem.name!r} of another program in it."
+            )
+        found = [direction.name.lower() for direction in self.study.directions]
+        if found != list(directions):
+            raise StudyMismatchError(
+                f"`objectives` must keep their directions ({', '.join(found)}); found {', '.join(directions)}."
+            )
+        if stored is None:
+            with warnings.catch_warnings():
+                # marked experimental since Optuna 3.2; every front end reads it
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self.study.set_metric_names(list(self.problem.directions))
+        if stored != self.problem.fingerprint and not self.warnings:
+            self.study.set_user_attr(FINGERPRINT, self.problem.fingerprint)
+        # a run that died between telling the control and fixing the reference point
+        control = self.control
+        if control is not None and control.state == TrialState.COMPLETE and REFERENCE not in self.study.user_attrs:
+            raw = control.user_attrs["raw"]
+            self._fix_reference(self.problem.derive(raw, raw))
+
+    def _scores(self, number: int, raw: Mapping[str, Any]) -> tuple[Mapping[str, Derived], str | None]:
+        control_raw = raw if number == CONTROL else self.trials[CONTROL].user_attrs["raw"]
+        try:
+            scores = self.problem.derive(raw, control_raw)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            return {}, f"its scores could not be derived ({type(error).__name__}: {error})"
+        needed = {*self.problem.directions, *(condition.metric for condition in self.problem.conditions)}
+        wrong = [
+            f"{name} is {scores[name].value if name in scores else 'missing'}"
+            for name in sorted(needed)
+            if name not in scores or not math.isfinite(scores[name].value)
+        ]
+        return scores, "a score must be a finite number: " + ", ".join(wrong) if wrong else None
+
+    def _control_values(self) -> dict[str, float]:
+        stored = self.trials[CONTROL].user_attrs["scores"]
+        return {name: score["value"] for name, score in stored.items()}
+
+    def _fix_reference(self, scores: Mapping[str, Derived]) -> None:
+        reference = [float(self.problem.worst(name, scores[name])) for name in self.problem.directions]
+        self.study.set_user_attr(REFERENCE, reference)
+
+
+def _score(score: Derived) -> dict[str, Any]:
+    if dataclasses.is_dataclass(score) and not isinstance(score, type):
+        return dataclasses.asdict(score)
+    return {"value": score.value}
+
+
+def _totals(achieved: Any) -> Any:
+    # layers are in the trial's folder; the record keeps what tables show
+    return achieved.get("totals", achieved) if isinstance(achieved, Mapping) else achieved

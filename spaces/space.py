@@ -1,0 +1,239 @@
+"""`SearchSpace`: the variables of a study as Optuna distributions, and the one plan that each set of values means."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+from ..studies.errors import InputError
+from .groups import group_layers
+from .layers import LayerInfo
+from .plan import FLOAT_BITS, Clustering, LayerPlan, Pruning, Quantization, Recipe, TrialPlan
+from .variables import Continuous, Grid, Ordinal, Variable, snapped
+
+if TYPE_CHECKING:
+    from ..studies.schema_space import SpaceSection
+    from ..studies.schema_training import TrainingSection
+
+__all__ = ["EDGE_BITS", "SearchSpace"]
+
+_PER_GROUP = ("sparsity", "clusters", "weight_bits", "activation_bits")
+
+EDGE_BITS = 8
+"""The first and the last layer never go below this many bits."""
+
+
+class SearchSpace:
+    """The variables of a study over the layers of its model.
+
+    Parameters are named ``sparsity/<group>``, ``clusters/<group>``, ``weight_bits/<group>``,
+    ``activation_bits/<group>``, ``structure``, ``augmentation_strength``, ``class_weighting`` and
+    ``class_weight_scale``. Ordinal parameters are indices into lists ordered from weak to strong compression. What can
+    take one value only has no parameter.
+
+    Args:
+        space: The study's ``[space]``.
+        training: The study's ``[training]``; its recipe fills in what is not searched.
+        layers: The model's layers in forward order.
+
+    Raises:
+        InputError: A pattern of ``space.exclude`` matches no layer.
+    """
+
+    def __init__(self, space: SpaceSection, training: TrainingSection, layers: Sequence[LayerInfo]) -> None:
+        self.section = space
+        self.training = training
+        self.layers = tuple(layers)
+        for position, pattern in enumerate(space.exclude):
+            if not any(_matches(layer, pattern) for layer in layers):
+                raise InputError(_matches_nothing(position, pattern, self.layers))
+        self.excluded = frozenset(
+            layer.name for layer in layers if any(_matches(layer, pattern) for pattern in space.exclude)
+        )
+        groups = group_layers(self.layers, space.granularity)
+        self._group = {layer.name: group for group, members in groups.items() for layer in members}
+        self._leader = self._pruning_leaders()
+        self.structures: tuple[str, ...] = tuple(space.sparsity.structure) if space.sparsity else ()
+        self.variables: dict[str, Variable] = self._variables(tuple(groups))
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """What Optuna samples, by parameter name."""
+        return {name: variable.distribution for name, variable in self.variables.items() if variable.varies}
+
+    def decode(self, params: Mapping[str, Any]) -> TrialPlan:
+        """The one plan that `params` means; float noise is rounded to the variable's grid.
+
+        Raises:
+            ValueError: A parameter is missing, unknown or out of its range.
+        """
+        values = self._values(params)
+        layers = {layer.name: self._layer_plan(layer, values) for layer in self.layers}
+        dense = LayerPlan()
+        return TrialPlan({name: plan for name, plan in layers.items() if plan != dense}, self._recipe(values))
+
+    def control(self) -> TrialPlan:
+        """The dense model at the study's own recipe."""
+        return TrialPlan({}, self._recipe({}))
+
+    def encode(self, level: float) -> dict[str, Any]:
+        """Parameters of a uniform compression: every variable at `level` of its range, the recipe at its default.
+
+        Args:
+            level: 0 is the weakest compression of the space, 1 the strongest.
+
+        Raises:
+            ValueError: `level` is outside [0, 1].
+        """
+        if not 0.0 <= level <= 1.0:
+            raise ValueError(f"`level` must be in [0, 1]; found {level!r}.")
+        return {name: variable.at(level) for name, variable in self.variables.items() if variable.varies}
+
+    def describe(self) -> list[dict[str, Any]]:
+        """One row a variable: its name, kind, values, and the number of layers that it drives."""
+        driven: dict[str, int] = {}
+        for layer in self.layers:
+            for name in set(self._names(layer).values()):
+                driven[name] = driven.get(name, 0) + 1
+        return [
+            {
+                "variable": name,
+                "kind": variable.kind if variable.varies else "fixed",
+                "values": variable.text(),
+                "layers": driven.get(name, len(self.layers)),
+            }
+            for name, variable in self.variables.items()
+        ]
+
+    def _variables(self, groups: Iterable[str]) -> dict[str, Variable]:
+        space, training = self.section, self.training
+        found: dict[str, Variable] = {}
+        if self.structures:
+            found["structure"] = Ordinal(self.structures, CategoricalDistribution(self.structures))
+        driven: dict[str, list[LayerInfo]] = {}
+        for layer in self.layers:
+            for name in self._names(layer).values():
+                driven.setdefault(name, []).append(layer)
+        names = [f"{kind}/{group}" for kind in _PER_GROUP for group in groups]
+        found |= {name: self._group_variable(name.split("/")[0], driven[name]) for name in names if name in driven}
+        if space.augmentation_strength:
+            low, high = space.augmentation_strength.low, space.augmentation_strength.high
+            found["augmentation_strength"] = Continuous(low, high, training.augmentation_strength)
+        if space.class_weighting:
+            choices = tuple(space.class_weighting)
+            default = choices.index(training.class_weighting) if training.class_weighting in choices else 0
+            found["class_weighting"] = Ordinal(choices, CategoricalDistribution(choices), fixed_at=default)
+        if space.class_weight_scale:
+            low, high = space.class_weight_scale.low, space.class_weight_scale.high
+            found["class_weight_scale"] = Continuous(low, high, training.class_weight_scale)
+        return found
+
+    def _group_variable(self, kind: str, driven: Sequence[LayerInfo]) -> Variable:
+        space = self.section
+        if kind == "sparsity":
+            assert space.sparsity is not None
+            return Grid(space.sparsity.low, space.sparsity.high, space.sparsity.step)
+        if kind == "clusters":
+            return Ordinal(tuple(sorted(space.clusters or (), key=_fineness, reverse=True)))
+        bits = space.weight_bits if kind == "weight_bits" else space.activation_bits
+        at_edge = all(layer.first or layer.last for layer in driven)
+        # what an edge layer cannot have would give several parameters for one plan
+        choices = {max(number, EDGE_BITS) if at_edge else number for number in bits or ()}
+        return Ordinal(tuple(sorted(choices, reverse=True)))
+
+    def _names(self, layer: LayerInfo) -> dict[str, str]:
+        """The variables that drive `layer`, by kind."""
+        if layer.name in self.excluded:
+            return {}
+        group = self._group[layer.name]
+        names = {}
+        if self.section.sparsity and layer.kind != "depthwise":
+            if "weight" in self.structures:
+                names["sparsity"] = f"sparsity/{group}"
+            if "filter" in self.structures and layer.name in self._leader:
+                names["filter sparsity"] = f"sparsity/{self._group[self._leader[layer.name]]}"
+        if self.section.clusters and layer.kind != "depthwise":
+            names["clusters"] = f"clusters/{group}"
+        if self.section.weight_bits:
+            names["weight_bits"] = f"weight_bits/{group}"
+        if self.section.activation_bits:
+            names["activation_bits"] = f"activation_bits/{group}"
+        return names
+
+    def _pruning_leaders(self) -> dict[str, str]:
+        """For each layer that may lose filters, the layer whose sparsity it takes: its own, or its group's first."""
+        shared: dict[str, list[LayerInfo]] = {}
+        for layer in self.layers:
+            if layer.kind != "depthwise":
+                shared.setdefault(layer.coupled or layer.name, []).append(layer)
+        residual = self.section.sparsity.residual if self.section.sparsity else "keep"
+        leaders = {}
+        for members in shared.values():
+            coupled = members[0].coupled is not None
+            if (coupled and residual == "keep") or not all(
+                layer.prunable_filters and layer.name not in self.excluded for layer in members
+            ):
+                continue
+            leaders.update({layer.name: members[0].name for layer in members})
+        return leaders
+
+    def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        known = self.distributions
+        for fault, names in (
+            ("lacks", known.keys() - params.keys()),
+            ("has the unknown", params.keys() - known.keys()),
+        ):
+            if names:
+                raise ValueError(f"`params` {fault} {', '.join(sorted(names))}.")
+        return {
+            name: variable.value(name, params[name]) if variable.varies else variable.only()
+            for name, variable in self.variables.items()
+        }
+
+    def _layer_plan(self, layer: LayerInfo, values: Mapping[str, Any]) -> LayerPlan:
+        names = self._names(layer)
+        structure = values.get("structure", "weight")
+        sparsity = values.get(names.get("filter sparsity" if structure == "filter" else "sparsity", ""), 0.0)
+        clusters = values.get(names.get("clusters", ""), "none")
+        weight_bits = values.get(names.get("weight_bits", ""), FLOAT_BITS)
+        activation_bits = values.get(names.get("activation_bits", ""), FLOAT_BITS)
+        if layer.first or layer.last:
+            weight_bits, activation_bits = max(weight_bits, EDGE_BITS), max(activation_bits, EDGE_BITS)
+        quantized = min(weight_bits, activation_bits) < FLOAT_BITS
+        return LayerPlan(
+            pruning=Pruning(sparsity, structure) if sparsity > 0.0 else None,
+            clustering=Clustering(clusters) if clusters != "none" else None,
+            quantization=Quantization(self.section.quantization, weight_bits, activation_bits) if quantized else None,
+        )
+
+    def _recipe(self, values: Mapping[str, Any]) -> Recipe:
+        training = self.training
+        weighting = values.get("class_weighting", training.class_weighting)
+        scale = values.get("class_weight_scale", training.class_weight_scale)
+        return Recipe(
+            regime=training.regime,
+            augmentation_strength=snapped(values.get("augmentation_strength", training.augmentation_strength)),
+            class_weighting=weighting,
+            class_weight_scale=snapped(scale) if weighting != "none" else 0.0,
+            method=training.method,
+            epsilon=training.epsilon,
+        )
+
+
+def _matches(layer: LayerInfo, pattern: str) -> bool:
+    return any(fnmatchcase(name, pattern) for name in (layer.name, layer.name.removeprefix("network.")))
+
+
+def _matches_nothing(position: int, pattern: str, layers: Sequence[LayerInfo]) -> str:
+    names = [layer.name.removeprefix("network.") for layer in layers]
+    near = difflib.get_close_matches(pattern, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else f" The layers are {', '.join(names[:3])}, …"
+    return f"`space.exclude[{position}]` must match a layer of the model; found {pattern!r}.{hint}"
+
+
+def _fineness(clusters: int | str) -> float:
+    return float("inf") if clusters == "none" else float(clusters)

@@ -1,0 +1,204 @@
+"""Loading: shipped studies, round trips, defaults, overrides, the template and differences."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+from forgefront.studies.differences import study_differences
+from forgefront.studies.errors import InputError, StudyFileError
+from forgefront.studies.load import load_study, read_study_text, shipped, shipped_descriptions, study_to_toml
+from forgefront.studies.schema import Study, TrainingSection
+from forgefront.studies.template import template
+
+SHIPPED = ["cifar10-resnet20-adversarial", "cifar10-resnet20-naturalistic", "digits", "digits-adversarial"]
+
+
+def dumped(study: Study) -> dict[str, Any]:
+    return study.model_dump(mode="json", by_alias=True)
+
+
+def read(text: str) -> Study:
+    return read_study_text(text, file="study.toml", check_parts=False)
+
+
+def test_the_shipped_studies_are_listed_with_a_line_each() -> None:
+    assert sorted(shipped()) == SHIPPED
+    assert all(shipped_descriptions().values())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_study_passes_both_phases_and_bears_its_name(name: str) -> None:
+    assert load_study(name).study.name == name
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_resolved_study_survives_json_and_toml(name: str) -> None:
+    study = load_study(name)
+    assert Study.model_validate(json.loads(json.dumps(dumped(study)))) == study
+    assert read_study_text(study_to_toml(study), file="study.toml") == study
+
+
+def test_a_checked_study_states_the_defaults_of_its_parts() -> None:
+    assert load_study("digits", check_parts=False).task.data.options == {}
+    assert load_study("digits").task.data.options == {"upsampling": "bilinear"}
+    assert load_study("digits").search.options["population"] == 12
+
+
+def test_text_of_any_kind_survives_toml() -> None:
+    study = load_study("digits", check_parts=False, overrides=[])
+    description = 'quote " backslash \\ tab \t newline \n umlaut ü delete \x7f'
+    changed = study.model_copy(update={"study": study.study.model_copy(update={"description": description})})
+    assert read(study_to_toml(changed)).study.description == description
+
+
+@pytest.mark.parametrize("name", ["mine", "My Study!", "..", "ünï"])
+def test_the_template_validates_as_it_is(name: str) -> None:
+    study = read_study_text(template(name), file="study.toml")
+    assert study.task.data.name == "digits"
+    assert study.study.name
+
+
+def test_the_template_keeps_a_valid_name() -> None:
+    assert read(template("mine_2")).study.name == "mine_2"
+
+
+def test_the_template_mentions_every_key() -> None:
+    text = template("x")
+    for key in [*TrainingSection.model_fields, *Study.model_fields]:
+        assert key in text
+
+
+def test_the_examples_that_the_template_comments_out_are_valid_too() -> None:
+    # `method`, `epsilon` and `attack_steps` belong to another regime; `weights` to another split
+    lines = []
+    for line in template("x").splitlines():
+        body = line.removeprefix("# ")
+        key = body.partition(" = ")[0]
+        example = line.startswith("# ") and " = " in body and key.isidentifier()
+        foreign = key in ("method", "epsilon", "attack_steps", "weights", "root", "engine", "url")
+        lines.append(body if example and not foreign else line)
+    assert lines.count(
+        "imbalance = 1.0                # make the training images long-tailed: most ÷ fewest images of a class"
+    )
+    study = read("\n".join(lines))
+    assert study.training.gradient_clip == 1.0
+    assert study.space.class_weight_scale is not None
+
+
+def test_defaults_follow_the_regime() -> None:
+    standard = TrainingSection(steps=1)
+    naturalistic = TrainingSection(steps=1, regime="naturalistic")
+    adversarial = TrainingSection(steps=1, regime="adversarial")
+    assert (standard.augmentation_strength, standard.method, standard.epsilon) == (0.0, None, None)
+    assert naturalistic.augmentation_strength == 1.0
+    assert (adversarial.method, adversarial.epsilon) == ("n-fgsm", 8 / 255)
+
+
+def test_a_study_is_frozen() -> None:
+    study = load_study("digits", check_parts=False)
+    with pytest.raises(pydantic.ValidationError):
+        study.study.seed = 3  # type: ignore[misc]
+
+
+def test_one_table_and_a_list_of_one_are_the_same() -> None:
+    text = template("x")
+    assert read(text.replace("[[target]]", "[target]")).target == read(text).target
+
+
+@pytest.mark.parametrize(
+    ("written", "value"), [('"8/255"', 8 / 255), ("0.1", 0.1), ("1", 1.0), ('" 4 / 255 "', 4 / 255)]
+)
+def test_epsilon_is_a_fraction_or_a_number(written: str, value: float) -> None:
+    text = template("x").replace('"naturalistic"', f'"adversarial"\nepsilon = {written}')
+    assert read(text).training.epsilon == pytest.approx(value)
+
+
+def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    study = load_study(
+        "cifar10-resnet20-naturalistic", check_parts=False, overrides=["task.data.root=~/data", "storage.folder=~/runs"]
+    )
+    assert study.task.data.options["root"] == str(tmp_path / "data")
+    assert study.storage.folder == str(tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("search.trials=24", ("search", "trials"), 24),
+        ("training.optimizer.learning_rate=0.2", ("training", "optimizer", "learning_rate"), 0.2),
+        ("task.data.root=/x y", ("task", "data", "root"), "/x y"),
+        ('task.data.root="/x"', ("task", "data", "root"), "/x"),
+        ("storage.url=sqlite:///a.db?b=c", ("storage", "url"), "sqlite:///a.db?b=c"),
+        ("space.weight_bits=[8, 2]", ("space", "weight_bits"), [8, 2]),
+        ("space.weight_bits[0]=7", ("space", "weight_bits"), [7, 6, 4, 3]),
+        ("objectives[1].images=100", ("objectives", 1, "images"), 100),
+        ("target[0].name=torch-cuda", ("target", 0, "name"), "torch-cuda"),
+        ("training.horizontal_flip=true", ("training", "horizontal_flip"), True),
+    ],
+)
+def test_an_override_changes_one_key(override: str, path: tuple[str | int, ...], value: object) -> None:
+    base, changed = dumped(load_study("digits", check_parts=False)), None
+    changed = dumped(load_study("digits", check_parts=False, overrides=[override]))
+    found: Any = changed
+    for step in path:
+        found = found[step]
+    assert found == value
+    assert len(study_differences(base, changed)) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("search.trails=24", r"`search\.trails` must be"),
+        ("training.epoch=24", r"`training\.epoch` must be .*Did you mean epochs\?"),
+        ("task.data.rooot=/x", r"`task\.data\.rooot` must be"),
+        ("search.trials=many", r'`search\.trials` must be an integer; found "many"\.'),
+        ("search.trials", r'`--set` must be KEY=VALUE, such as .*; found "search\.trials"\.'),
+        ("=3", "`--set` must be KEY=VALUE"),
+        ("a..b=3", "`--set` must be KEY=VALUE"),
+        ("study.name.x=3", r'`study\.name` must be a table for --set .*; found "digits"\.'),
+        ("objectives[9].name=macs", r"`objectives` must be a list with that entry .*; found a list of 4\."),
+        ("objectives[1].severities=[9]", r"`objectives\[1\]\.severities"),
+    ],
+)
+def test_a_wrong_override_is_one_line(override: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        load_study("digits", overrides=[override])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_override_may_not_smuggle_in_a_second_key() -> None:
+    with pytest.raises(StudyFileError, match=r"`study\.description`|`search\.trials` must be an integer"):
+        load_study("digits", check_parts=False, overrides=["search.trials=24\n[study]\nname = 'x'"])
+
+
+def test_differences_are_listed_key_by_key() -> None:
+    old = dumped(load_study("digits", check_parts=False))
+    overrides = ["space.sparsity.high=0.8", "search.trials=99", "search.workers=2", "objectives[1].images=100"]
+    new = dumped(load_study("digits", check_parts=False, overrides=overrides))
+    assert study_differences(old, old) == []
+    assert study_differences(old, new, ignore=["search.trials", "search.workers"]) == [
+        "space.sparsity.high: 0.9 -> 0.8",
+        "objectives[1].images: 300 -> 100",
+    ]
+    assert study_differences(old, new, ignore=["search", "space", "objectives"]) == []
+
+
+def test_differences_know_absent_keys_and_types() -> None:
+    assert study_differences({"a": 1, "b": [1]}, {"a": True, "c": {}}) == [
+        "a: 1 -> true",
+        "b: [1] -> (absent)",
+        "c: (absent) -> {}",
+    ]
+    assert study_differences({"a": [{"n": 1}]}, {"a": [{"n": 1}, {"n": 2}]}) == ["a[1]: (absent) -> { n = 2 }"]
+
+
+def test_a_study_written_as_toml_is_plain_toml() -> None:
+    parsed = tomllib.loads(study_to_toml(load_study("digits", check_parts=False)))
+    assert parsed["task"]["data"]["validation"] == {"from": "train", "count": 300}
