@@ -39,12 +39,14 @@ class ChannelGroup:
         channels: Its number of output channels.
         layers: Convolutions and linear layers, the leader first, whose output channels are the same.
         norms: Batch norms on the way; masked channels must be masked there too, or they leave a constant behind.
+        shortcuts: Modules without weights that bring other channels to the same places (they prune themselves).
     """
 
     leader: str
     channels: int
     layers: tuple[Member, ...]
     norms: tuple[Member, ...]
+    shortcuts: tuple[Member, ...]
 
 
 def channel_group(graph: Any, model: nn.Module, name: str) -> ChannelGroup:
@@ -62,7 +64,7 @@ def channel_group(graph: Any, model: nn.Module, name: str) -> ChannelGroup:
     convolution = model.get_submodule(name)
     channels = int(convolution.out_channels)  # type: ignore[arg-type]
     group = graph.get_pruning_group(convolution, tp.prune_conv_out_channels, list(range(channels)))
-    layers, norms = [], []
+    layers, norms, shortcuts = [], [], []
     for item in group:
         module = item.dep.target.module
         if not graph.is_out_channel_pruning_fn(item.dep.handler) or module not in names:
@@ -77,7 +79,9 @@ def channel_group(graph: Any, model: nn.Module, name: str) -> ChannelGroup:
             norms.append(member)
         elif isinstance(module, nn.Conv2d | nn.Linear):
             layers.append(member)
-    return ChannelGroup(name, channels, tuple(layers), tuple(norms))
+        elif hasattr(module, "prune_output_channels"):
+            shortcuts.append(member)
+    return ChannelGroup(name, channels, tuple(layers), tuple(norms), tuple(shortcuts))
 
 
 def remove_channels(model: nn.Module, removed: Iterable[tuple[str, Sequence[int]]], example: Tensor) -> None:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ..studies.errors import InputError, RunError
 from ..studies.load import load_study
 from ..studies.schema import Study
-from .non_dominated import front_trials
+from .non_dominated import front_numbers
 from .pick import Choice, pick
 from .run_folder import RunFolder
 from .storage import open_storage, sqlite_url
@@ -60,7 +60,7 @@ class Run:
     def trials(self) -> pd.DataFrame:
         """One row a trial; see `tables.trials_frame` for the columns."""
         trials = self.optuna_trials()
-        return trials_frame(trials, front_trials(trials, self.record.directions))
+        return trials_frame(trials, front_numbers(trials, self.record.directions))
 
     def front(self) -> pd.DataFrame:
         """The feasible non-dominated trials, the best of the first objective first."""

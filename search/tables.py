@@ -18,18 +18,18 @@ __all__ = ["render", "trials_frame"]
 BASE_COLUMNS = ("number", "role", "state", "feasible", "on_front", "seconds", "reason")
 
 
-def trials_frame(trials: Sequence[FrozenTrial], front: Sequence[FrozenTrial]) -> pd.DataFrame:
+def trials_frame(trials: Sequence[FrozenTrial], front: Sequence[int]) -> pd.DataFrame:
     """One row a trial.
 
     Args:
         trials: In order of their numbers.
-        front: The feasible non-dominated trials among them.
+        front: Numbers of the feasible non-dominated trials.
 
     Returns:
         Columns ``number``, ``role``, ``state``, ``feasible``, ``on_front``, ``seconds``, ``reason``; for every metric
         its value, its standard error ``<metric>_se`` and what else its score states (such as ``latency_ms``).
     """
-    members = {trial.number for trial in front}
+    members = set(front)
     rows = [_row(trial, trial.number in members) for trial in trials]
     columns = list(dict.fromkeys([*BASE_COLUMNS, *(key for row in rows for key in row)]))
     return pd.DataFrame(rows, columns=columns)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,8 @@ import torch
 
 from ..compression.attach import attach
 from ..compression.bake import bake
-from ..compression.candidate import Candidate, save_candidate
+from ..compression.candidate import Candidate, load_candidate, save_candidate
 from ..compression.targets.base import Artefact, Target
-from ..compression.targets.parity import check_parity
 from ..objectives.base import Objective, Score, Subject
 from ..objectives.score import derive_all, measure_all
 from ..spaces.known import ladder
@@ -23,13 +23,13 @@ from ..spaces.layers import LayerInfo, inspect_layers
 from ..spaces.plan import TrialPlan
 from ..spaces.space import SearchSpace
 from ..studies.conditions import parse_condition
-from ..studies.errors import ForgefrontError, TrialError
+from ..studies.errors import ForgefrontError, RunError
 from ..studies.load import load_study
 from ..studies.registry import bind, resolve
 from ..studies.seeds import Seed, trial_seed
 from ..trainers.device import resolve_device
-from ..trainers.fit import Progress, fit
-from ..trainers.tasks.base import Task
+from ..trainers.fit import FitResult, Progress, fit
+from ..trainers.tasks.base import SplitName, Task, to_float
 from .engines.base import Report, TrialOutcome, TrialProgress, TrialRequest, threads_per_worker
 from .fingerprint import fingerprint
 from .problem import Derived, Problem
@@ -38,10 +38,38 @@ from .run_folder import RunFolder
 if TYPE_CHECKING:
     from ..studies.schema import Study
 
-__all__ = ["TrialContext", "artefact_from_dict", "artefact_to_dict"]
+__all__ = ["Made", "TrialContext"]
 
 PARITY_IMAGES = 256
 CONTROL = 0
+
+
+@dataclass(frozen=True)
+class Made:
+    """A plan carried out.
+
+    Args:
+        candidate: The trained, baked model.
+        artefacts: Its exported file for each target.
+        parity: How closely each agrees with the candidate.
+        fitted: The training's history and deviations.
+    """
+
+    candidate: Candidate
+    artefacts: dict[str, Artefact]
+    parity: dict[str, dict[str, Any]]
+    fitted: FitResult
+
+    def to_dict(self) -> dict[str, Any]:
+        """What result.json keeps of it."""
+        return {
+            "plan": self.candidate.plan.to_dict(),
+            "achieved": self.candidate.achieved,
+            "history": self.fitted.history,
+            "deviations": [*self.candidate.achieved.get("deviations", []), *self.fitted.deviations],
+            "parity": self.parity,
+            "artefacts": {name: artefact.to_dict() for name, artefact in self.artefacts.items()},
+        }
 
 
 class TrialContext:
@@ -57,6 +85,7 @@ class TrialContext:
         self.folder = RunFolder(run_folder)
         self.study = study or load_study(self.folder.study_file)
         self.threads = self.study.training.threads or threads_per_worker(workers)
+        self._control_artefacts: dict[str, Artefact] = {}
 
     @functools.cached_property
     def device(self) -> torch.device:
@@ -156,14 +185,22 @@ class TrialContext:
         return TrialOutcome(request.number, result)
 
     def _run(self, request: TrialRequest, attempt: Path, report: Report) -> dict[str, Any]:
-        task, training = self.task, self.study.training
         seed = trial_seed(self.study.study.seed, request.number)
-        plan = self.plan(request)
 
         def on_progress(progress: Progress) -> None:
             place = (progress.epoch, progress.epochs, progress.step, progress.steps)
             report(TrialProgress(request.number, *place, loss=progress.loss))
 
+        made = self.make(self.plan(request), seed, attempt, on_progress)
+        control = made.artefacts if request.role == "control" else self.control_artefacts()
+        subject = self.subject(made.candidate, made.artefacts, control, seed=seed, split="validation")
+        return {**made.to_dict(), "raw": measure_all(self.objectives, subject)}
+
+    def make(
+        self, plan: TrialPlan, seed: Seed, folder: Path, on_progress: Callable[[Progress], None] | None = None
+    ) -> Made:
+        """Train, bake, export and check one plan; the candidate and its artefacts are kept in `folder`."""
+        task, training = self.task, self.study.training
         attached = attach(
             task.starting_model(seed.child("model")),
             plan,
@@ -175,69 +212,62 @@ class TrialContext:
         )
         fitted = fit(task, attached, plan.recipe, training, seed=seed.child("fit"), on_progress=on_progress)
         candidate = bake(attached, task.build_model, self.layers, task.example)
-        save_candidate(candidate, attempt)
-        artefacts = {target.name: target.export(candidate, attempt, task.example) for target in self.targets}
+        save_candidate(candidate, folder)
+        artefacts = {target.name: target.export(candidate, folder, task.example) for target in self.targets}
         parity = {target.name: self._parity(candidate, target, artefacts[target.name]) for target in self.targets}
-        raw = measure_all(self.objectives, self._subject(request, candidate, artefacts, seed))
-        return {
-            "plan": plan.to_dict(),
-            "raw": raw,
-            "achieved": candidate.achieved,
-            "history": fitted.history,
-            "deviations": [*candidate.achieved.get("deviations", []), *fitted.deviations],
-            "parity": parity,
-            "artefacts": {name: artefact_to_dict(artefact) for name, artefact in artefacts.items()},
-        }
+        return Made(candidate, artefacts, parity, fitted)
 
-    def _subject(
-        self, request: TrialRequest, candidate: Candidate, artefacts: dict[str, Artefact], seed: Seed
+    def subject(
+        self,
+        candidate: Candidate,
+        artefacts: Mapping[str, Artefact],
+        control_artefacts: Mapping[str, Artefact],
+        *,
+        seed: Seed,
+        split: SplitName,
     ) -> Subject:
+        """What objectives measure, on the images of `split`."""
         return Subject(
             candidate=candidate,
             task=self.task,
             targets=self.targets,
             artefacts=artefacts,
-            control_artefacts=artefacts if request.role == "control" else self.control_artefacts(),
+            control_artefacts=control_artefacts,
             layers=self.layers,
-            split="validation",
+            split=split,
             seed=seed.child("measure"),
             study_seed=self.study.study.seed,
         )
 
-    def control_artefacts(self) -> dict[str, Artefact]:
-        """The dense control's exported files.
+    def candidate(self, number: int) -> Candidate:
+        """The candidate of a complete trial, on the study's device."""
+        candidate = load_candidate(self.folder.trial(number), self.task.build_model, self.task.example)
+        return candidate.to(self.device)
+
+    def artefacts(self, number: int, candidate: Candidate) -> dict[str, Artefact]:
+        """The exported files of a complete trial, usable in this process.
 
         Raises:
-            TrialError: Trial 0 has not published any.
+            RunError: The trial has no stored result.
         """
-        result = self.folder.result(CONTROL) or {}
-        if result.get("state") != "complete":
-            raise TrialError(f"the control's artefacts must be in {self.folder.trial(CONTROL)}; found none.")
-        folder = self.folder.trial(CONTROL)
-        return {name: artefact_from_dict(stored, folder) for name, stored in result["artefacts"].items()}
+        folder, result = self.folder.trial(number), self.folder.result(number)
+        if result is None or result.get("state") != "complete":
+            raise RunError(f"the exported files of trial {number} must be in {folder}; found no complete result there.")
+        found = {}
+        for target in self.targets:
+            found[target.name] = Artefact.from_dict(result["artefacts"][target.name], folder)
+            target.restore(found[target.name], candidate)
+        return found
+
+    def control_artefacts(self) -> dict[str, Artefact]:
+        """The dense control's exported files, usable in this process."""
+        if not self._control_artefacts:
+            self._control_artefacts = self.artefacts(CONTROL, self.candidate(CONTROL))
+        return self._control_artefacts
 
     def _parity(self, candidate: Candidate, target: Target, artefact: Artefact) -> dict[str, Any]:
-        batch = next(self.task.evaluation("validation", PARITY_IMAGES).batches(PARITY_IMAGES))
-        with torch.inference_mode():
-            simulated = candidate.model(batch.images).float().cpu().numpy()
-        exported = target.run(artefact, batch.images.cpu().numpy())
-        return check_parity(simulated, exported, predictions=self.task.predictions).to_dict()
-
-
-def artefact_to_dict(artefact: Artefact) -> dict[str, Any]:
-    """An artefact as JSON values; its path is its file's name, because a trial's folder moves when it is published."""
-    return {
-        "target": artefact.target,
-        "path": artefact.path.name,
-        "bytes": artefact.bytes,
-        "zipped_bytes": artefact.zipped_bytes,
-        "details": artefact.details,
-    }
-
-
-def artefact_from_dict(stored: Mapping[str, Any], folder: Path) -> Artefact:
-    """The artefact that `artefact_to_dict` stored, in a trial's folder."""
-    return Artefact(**{**stored, "path": folder / stored["path"]})
+        images = to_float(self.task.evaluation("validation", PARITY_IMAGES).images).cpu().numpy()
+        return target.verify(candidate, artefact, images, predictions=self.task.predictions).to_dict()
 
 
 def _reason(error: Exception) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,9 @@ from .coupling import (
 )
 
 __all__ = ["prunable_convolutions"]
+
+# in double precision; relative to what masking itself changes in the output
+_TOLERANCE = 1e-6
 
 
 def prunable_convolutions(model: nn.Module, example: Tensor) -> tuple[dict[str, str | None], frozenset[str]]:
@@ -76,34 +79,33 @@ def _exact(names: Sequence[str], model: nn.Module, example: Tensor) -> set[str]:
 
 
 def _removal_is_exact(names: Sequence[str], model: nn.Module, example: Tensor) -> bool:
-    masked = _with_lively_parameters(model)
-    removed = copy.deepcopy(masked)
-    masked_graph, removed_graph = dependency_graph(masked, example), dependency_graph(removed, example)
-    with torch.no_grad():
-        for name in names:
-            convolution = masked.get_submodule(name)
-            assert isinstance(convolution, nn.Conv2d)
-            channels = [1, convolution.out_channels // 2] if convolution.out_channels >= 4 else [0]
-            if convolution.out_channels == 1:
-                return False
-            _zero(channel_group(masked_graph, convolution, channels))
-            group = channel_group(removed_graph, removed.get_submodule(name), channels)  # type: ignore[arg-type]
-            try:
-                group.prune(record_history=False)
-            except UNTRACEABLE:
-                return False
-        try:
-            expected, found = masked(example), removed(example)
-        except (RuntimeError, ValueError):
-            return False
+    """Removing channels of all `names` differs from masking them by nothing, measured by what masking changes."""
+    whole = _with_lively_parameters(model)
+    masked, removed = copy.deepcopy(whole), copy.deepcopy(whole)
+    example = example.double()
+    try:
+        masked_graph, removed_graph = dependency_graph(masked, example), dependency_graph(removed, example)
+        with torch.no_grad():
+            for name in names:
+                convolution, pruned = masked.get_submodule(name), removed.get_submodule(name)
+                assert isinstance(convolution, nn.Conv2d)
+                assert isinstance(pruned, nn.Conv2d)
+                channels = [1, convolution.out_channels // 2] if convolution.out_channels >= 4 else [0]
+                if convolution.out_channels == 1:
+                    return False
+                _mask(channel_group(masked_graph, convolution, channels))
+                channel_group(removed_graph, pruned, channels).prune(record_history=False)
+            before, expected, found = whole(example), masked(example), removed(example)
+    except (ModelError, *UNTRACEABLE):
+        return False
     if not isinstance(expected, Tensor) or expected.shape != found.shape:
         return False
-    return bool(torch.allclose(expected, found, rtol=1e-3, atol=1e-4 * float(expected.abs().max())))
+    return bool((found - expected).abs().max() <= _TOLERANCE * (before - expected).abs().max())
 
 
 def _with_lively_parameters(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose vectors (norm scales, biases) are drawn anew, so that no channel is silent."""
-    lively = copy.deepcopy(model).eval()
+    """A copy in double precision and evaluation mode whose vectors (norm scales, biases) let every channel speak."""
+    lively = copy.deepcopy(model).eval().double()
     generator = Seed(0).child("lively parameters").torch()
     with torch.no_grad():
         for parameter in lively.parameters():
@@ -113,12 +115,22 @@ def _with_lively_parameters(model: nn.Module) -> nn.Module:
     return lively
 
 
-def _zero(group: Any) -> None:
+def _mask(group: Any) -> None:
+    """Zero what `group` would remove: filters and biases, norms' scales and shifts, the outputs of shortcuts."""
     graph = group._DG
     for dependency, channels in group:
         module = dependency.target.module
-        produces = isinstance(module, nn.Conv2d | nn.Linear) and graph.is_out_channel_pruning_fn(dependency.handler)
-        if produces or isinstance(module, nn.BatchNorm2d):
+        produces = graph.is_out_channel_pruning_fn(dependency.handler)
+        if (isinstance(module, nn.Conv2d | nn.Linear) and produces) or isinstance(module, nn.BatchNorm2d):
             for parameter in (module.weight, module.bias):
                 if parameter is not None:
                     parameter[channels] = 0.0
+        elif produces and hasattr(module, "prune_output_channels"):
+            module.register_forward_hook(_silencing(channels))
+
+
+def _silencing(channels: Sequence[int]) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    def silence(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return output.index_fill(1, torch.tensor(channels, device=output.device), 0.0)
+
+    return silence

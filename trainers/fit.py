@@ -17,7 +17,7 @@ from ..studies.errors import DivergedError, InputError
 from ..studies.registry import resolve
 from ..studies.seeds import Seed
 from .attacks.base import TrainingAttack
-from .optimizers import learning_rate_factor, make_optimizer, parameter_groups
+from .optimizers import WARM_UP, learning_rate_factor, make_optimizer, parameter_groups
 from .overfitting_guard import OverfittingGuard
 from .tasks.base import Batch, Task
 
@@ -87,16 +87,22 @@ def fit(
         run.epoch(epoch, on_progress)
     if not all(bool(torch.isfinite(parameter).all()) for parameter in attached.model.parameters()):
         raise DivergedError(f"The weights are infinite or not a number after {run.steps} steps.")
-    # a schedule that ends with the training would otherwise stop one step short of its goal
-    attached.set_progress(1.0)
     images = task.calibration_images(CALIBRATION_IMAGES, seed.child("calibration"))
     attached.finalize(images.split(training.batch_size))
     attached.model.eval()
     return FitResult(run.history, run.deviations)
 
 
-def make_attack(recipe: Recipe, training: TrainingSection) -> TrainingAttack | None:
+def make_attack(recipe: Recipe, training: TrainingSection, fraction: float = 1.0) -> TrainingAttack | None:
     """The recipe's training attack; None outside the adversarial regime.
+
+    ε rises linearly over the first quarter of training, as the learning rate does in the one-cycle schedule: from
+    random weights a full ε keeps small networks from learning anything at all in a short budget.
+
+    Args:
+        recipe: States method and ε.
+        training: States the attack's steps.
+        fraction: Share of the training that is done, in [0, 1].
 
     Raises:
         InputError: `training.attack_steps` is given for an attack without steps.
@@ -104,7 +110,7 @@ def make_attack(recipe: Recipe, training: TrainingSection) -> TrainingAttack | N
     if recipe.regime != "adversarial" or recipe.method is None or recipe.epsilon is None:
         return None
     part = resolve("attack", recipe.method)
-    options: dict[str, Any] = {"epsilon": recipe.epsilon}
+    options: dict[str, Any] = {"epsilon": recipe.epsilon * min(1.0, fraction / WARM_UP)}
     if training.attack_steps is not None:
         if "steps" not in inspect.signature(part).parameters:
             rule = f'must be left out with the method "{recipe.method}", which has no such option'
@@ -130,11 +136,11 @@ class _Run:
         self.optimizer = make_optimizer(
             section.name, groups, learning_rate=section.learning_rate, momentum=section.momentum
         )
-        self.attack = make_attack(recipe, training)
+        attack = make_attack(recipe, training)
         self.generator = seed.child("attack").torch(task.device)
         self.guard: OverfittingGuard | None = None
-        if self.attack is not None and training.overfitting_guard:
-            self.guard = OverfittingGuard(task, self.attack.epsilon, seed=seed.child("guard"))
+        if attack is not None and training.overfitting_guard:
+            self.guard = OverfittingGuard(task, attack.epsilon, seed=seed.child("guard"))
 
     def epoch(self, epoch: int, on_progress: Callable[[Progress], None] | None) -> None:
         """Train one epoch, or what is left of the budget."""
@@ -177,13 +183,17 @@ class _Run:
         model, optimizer = self.attached.model, self.optimizer
         self.attached.set_progress(self.done / self.steps)
         # the middle of the step, so that no step has a rate of exactly 0
-        factor = learning_rate_factor(self.training.optimizer.schedule, (self.done + 0.5) / self.steps)
+        fraction = (self.done + 0.5) / self.steps
+        factor = learning_rate_factor(self.training.optimizer.schedule, fraction)
         for group in optimizer.param_groups:
             group["lr"] = self.training.optimizer.learning_rate * factor * self.slowdown
-        model.train()
-        if self.attack is not None:
-            images = self.attack(model, batch.images, batch.targets, self.task.attack_loss, self.generator)
+        attack = make_attack(self.recipe, self.training, fraction)
+        if attack is not None:
+            # so that batch norm and output ranges follow the images trained on, not the attack's way to them
+            model.eval()
+            images = attack(model, batch.images, batch.targets, self.task.attack_loss, self.generator)
             batch = Batch(images, batch.targets, batch.indices)
+        model.train()
         outputs = model(batch.images)
         loss = self.task.loss(outputs, batch, self.recipe)
         optimizer.zero_grad(set_to_none=True)

@@ -72,8 +72,8 @@ class OverfittingGuard:
     def check(self, model: nn.Module) -> str | None:
         """Compare with the best check so far; on catastrophic overfitting put the last good weights back.
 
-        Parameters and batch-norm statistics are put back; masks and other buffers stay, since they follow the
-        schedule and not the weights.
+        Weights and batch-norm statistics are put back; masks, codebooks and output ranges stay, since they follow the
+        compression schedule, which does not go back.
 
         Returns:
             What happened, for the trial's record, or None when all is well.
@@ -98,4 +98,9 @@ class OverfittingGuard:
 
 def _learned(model: nn.Module) -> dict[str, Tensor]:
     statistics = {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2] in STATISTICS}
-    return {**dict(model.named_parameters()), **statistics}
+    weights = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if "parametrizations." not in name or name.endswith(".original")
+    }
+    return {**weights, **statistics}

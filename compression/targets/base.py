@@ -60,9 +60,7 @@ class Target(ABC):
 
     name: ClassVar[str]
 
-    def __init__(
-        self, *, minimum_snr_db: float = MINIMUM_SNR_DB, minimum_agreement: float = MINIMUM_AGREEMENT
-    ) -> None:
+    def __init__(self, *, minimum_snr_db: float = MINIMUM_SNR_DB, minimum_agreement: float = MINIMUM_AGREEMENT) -> None:
         self.minimum_snr_db = minimum_snr_db
         self.minimum_agreement = minimum_agreement
 

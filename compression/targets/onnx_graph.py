@@ -60,7 +60,9 @@ def _trace(model: nn.Module) -> fx.Graph:
         return _Tracer().trace(model)
     except (fx.proxy.TraceError, TypeError, NameError, RuntimeError) as error:
         line = str(error).splitlines()[0]
-        raise TargetError(f"`model` {type(model).__name__} must be traceable by torch.fx to be exported; {line}") from None
+        raise TargetError(
+            f"`model` {type(model).__name__} must be traceable by torch.fx to be exported; {line}"
+        ) from None
 
 
 def _shapes(model: nn.Module, graph: fx.Graph, example: Tensor) -> dict[fx.Node, Any]:

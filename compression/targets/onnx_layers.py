@@ -92,7 +92,9 @@ def convolution(
     return Value(graph.add("Conv", *_integer_inputs(graph, x, integers, scale, shift, axis=0), **attributes))
 
 
-def linear(graph: GraphBuilder, x: Value, weight: np.ndarray, bias: np.ndarray | None, codes: LayerCodes | None) -> Value:
+def linear(
+    graph: GraphBuilder, x: Value, weight: np.ndarray, bias: np.ndarray | None, codes: LayerCodes | None
+) -> Value:
     """y = x·Wᵀ + b over the last dimension; weight (out, in), bias (out,) or None."""
     flat = len(x.shape) == 2
     if codes is None:
@@ -135,7 +137,6 @@ def _integer_inputs(
         real = graph.add("Cast", graph.constant(integers), to=TensorProto.FLOAT)
         weight = graph.add("Mul", real, graph.constant(scale.reshape(along)))
         return [graph.float(x), weight, *([] if bias is None else [graph.constant(bias, np.float32)])]
-    integers, scale = _finer_grid(integers, scale)
     if bias is not None:
         integers, scale = _room_for_bias(integers, scale, bias, x.codes.scale, axis)
     step = graph.constant(scale)
@@ -151,17 +152,6 @@ def _integer_inputs(
 def _dequantize(graph: GraphBuilder, integers: np.ndarray, step: str, shape: tuple[int, ...], axis: int) -> str:
     zero = graph.constant(np.zeros(shape, integers.dtype))
     return graph.add("DequantizeLinear", graph.constant(integers), step, zero, **({"axis": axis} if shape else {}))
-
-
-def _finer_grid(integers: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes of few bits spread over the int8 range (k·code, scale/k), as many distinct ones as before.
-
-    The bias is rounded to the step of the accumulator, input scale × weight scale; with 4-bit codes as they are that
-    rounding moves one output in a hundred by a whole step.
-    """
-    largest = int(np.abs(integers.astype(np.int16)).max(initial=0))
-    factor = 127 // largest if largest else 1
-    return integers * np.int8(factor), (scale / np.float32(factor)).astype(np.float32)
 
 
 def _room_for_bias(

@@ -291,8 +291,10 @@ def getitem(graph: GraphBuilder, x: Any, index: Any) -> Any:
         if part is None:
             shape.append(1)
             continue
-        start, stop, step = slice(part, part + 1 or None).indices(x.shape[axis]) if isinstance(part, int) else (
-            part.indices(x.shape[axis])
+        start, stop, step = (
+            slice(part, part + 1 or None).indices(x.shape[axis])
+            if isinstance(part, int)
+            else (part.indices(x.shape[axis]))
         )
         whole = isinstance(part, slice) and part in (slice(None), slice(None, None, 1))
         if axis == 0 and not whole:
@@ -323,6 +325,37 @@ def pad(graph: GraphBuilder, x: Value, pad: Sequence[int], mode: str = "constant
     if value:
         return Value(graph.add("Pad", graph.float(x), pads, graph.float(float(value))))
     return graph.move("Pad", x, pads, fill=True)
+
+
+def zero_pad(graph: GraphBuilder, x: Value, padding: Sequence[int]) -> Value:
+    """`pad` with zeros."""
+    return pad(graph, x, padding)
+
+
+def narrow(graph: GraphBuilder, x: Value, dim: int, start: int, length: int) -> Value:
+    """`length` positions from `start` along `dim`."""
+    if dim % len(x.shape) == 0:
+        raise NotImplementedError("narrow along the batch dimension")
+    return slice_along(graph, x, [dim], [(start, start + length, 1)])
+
+
+def pixel_shuffle(graph: GraphBuilder, x: Value, upscale_factor: int) -> Value:
+    """(N, C·r², H, W) to (N, C, r·H, r·W)."""
+    return Value(graph.add("DepthToSpace", graph.float(x), blocksize=upscale_factor, mode="CRD"))
+
+
+def channel_shuffle(graph: GraphBuilder, x: Value, groups: int) -> Value:
+    """Channels dealt out over `groups` in turn."""
+    order = np.arange(x.shape[1]).reshape(groups, -1).T.reshape(-1)
+    return graph.move("Gather", x, graph.integers(order), axis=1)
+
+
+def adaptive_max_pool(graph: GraphBuilder, x: Value, output_size: Any, return_indices: bool = False) -> Value:
+    """Maximum over an (h, w) grid of equal windows."""
+    target = pair(output_size)
+    if return_indices or any(have % want for have, want in zip(x.shape[-2:], target, strict=True)):
+        raise NotImplementedError("windows of unequal size")
+    return max_pool(graph, x, [have // want for have, want in zip(x.shape[-2:], target, strict=True)])
 
 
 def index_select(graph: GraphBuilder, x: Value, dim: int, index: Tensor) -> Value:
@@ -362,7 +395,6 @@ _UNARY = {
     "Sigmoid": [torch.sigmoid, F.sigmoid, nn.Sigmoid, "sigmoid"],
     "Tanh": [torch.tanh, F.tanh, nn.Tanh, "tanh"],
     "HardSwish": [F.hardswish, nn.Hardswish],
-    "Softplus": [F.softplus],
     "Mish": [F.mish, nn.Mish],
     "Sqrt": [torch.sqrt, "sqrt"],
     "Exp": [torch.exp, "exp"],
@@ -404,6 +436,10 @@ _RULES: list[tuple[Rule, list[Any]]] = [
     (getitem, [operator.getitem]),
     (pad, [F.pad, torch._C._nn.pad]),
     (index_select, [torch.index_select, "index_select"]),
+    (narrow, [torch.narrow, "narrow"]),
+    (pixel_shuffle, [F.pixel_shuffle]),
+    (channel_shuffle, [F.channel_shuffle]),
+    (adaptive_max_pool, [F.adaptive_max_pool2d]),
     (layer_norm, [F.layer_norm]),
     (size, ["size"]),
     (rank, ["dim"]),
@@ -432,6 +468,10 @@ MODULES: dict[type[nn.Module], tuple[Rule, tuple[str, ...]]] = {
         ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
     ),
     nn.AdaptiveAvgPool2d: (adaptive_average_pool, ("output_size",)),
+    nn.AdaptiveMaxPool2d: (adaptive_max_pool, ("output_size", "return_indices")),
+    nn.ZeroPad2d: (zero_pad, ("padding",)),
+    nn.PixelShuffle: (pixel_shuffle, ("upscale_factor",)),
+    nn.ChannelShuffle: (channel_shuffle, ("groups",)),
     nn.Flatten: (flatten, ("start_dim", "end_dim")),
     **{kind: (identity, ()) for kind in (nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, StochasticDepth)},
 }

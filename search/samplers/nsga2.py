@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import NSGAIISampler
 from optuna.samplers.nsgaii import (
     BaseCrossover,
@@ -56,11 +58,15 @@ def nsga2(
     Raises:
         ValueError: `population` is less than the crossover's number of parents.
     """
+    with warnings.catch_warnings():
+        # all but uniform have been marked experimental since Optuna 3.0
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        mix = CROSSOVERS[crossover]()
     return SeededNSGAIISampler(
         space,
         seed,
         population_size=population,
-        crossover=CROSSOVERS[crossover](),
+        crossover=mix,
         crossover_prob=crossover_probability,
         mutation_prob=mutation_probability,
     )

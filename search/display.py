@@ -1,0 +1,174 @@
+"""Watching a run: a live display on a terminal, plain lines when piped; always on stderr."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .events import Event, StudyFinished, StudyStarted, TrialFinished, TrialProgress, TrialStarted
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..studies.schema import Study
+    from .run_folder import RunFolder
+
+__all__ = ["Watcher", "duration", "open_display"]
+
+Show = Callable[[Event], None]
+
+
+def duration(seconds: float) -> str:
+    """``95`` seconds as ``1 min 35 s``; hours without seconds."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole // 60 % 60
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+class Watcher:
+    """What is known of a run from its events, for either display.
+
+    Args:
+        workers: Trials that run at the same time, for the time left.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.trials = self.finished = self.front = self.failed = 0
+        self.hypervolume: float | None = None
+        self.running: dict[int, tuple[str, TrialProgress | None]] = {}
+        self.seconds: list[float] = []
+
+    def take(self, event: Event) -> None:
+        """Note an event."""
+        if isinstance(event, StudyStarted):
+            self.trials, self.finished = event.trials, event.finished
+        elif isinstance(event, TrialStarted):
+            self.running[event.number] = (event.role, None)
+        elif isinstance(event, TrialProgress):
+            role, _ = self.running.get(event.number, ("search", None))
+            self.running[event.number] = (role, event)
+        elif isinstance(event, TrialFinished):
+            self.running.pop(event.number, None)
+            self.finished, self.trials = event.finished, event.trials
+            self.front, self.hypervolume = len(event.front), event.hypervolume
+            self.failed += event.state != "complete"
+            if event.seconds is not None:
+                self.seconds.append(event.seconds)
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until the last trial ends, None before the first has."""
+        if not self.seconds:
+            return None
+        return statistics.median(self.seconds) * max(0, self.trials - self.finished) / self.workers
+
+    def summary(self) -> str:
+        """One line: trials, front, hypervolume, time left."""
+        parts = [f"{self.finished} of {self.trials} trials"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        parts.append(f"front {self.front}")
+        if self.hypervolume is not None:
+            parts.append(f"hypervolume {self.hypervolume:.4f}")
+        if self.time_left:
+            parts.append(f"about {duration(self.time_left)} left")
+        return ", ".join(parts)
+
+
+@contextmanager
+def open_display(study: Study, folder: RunFolder) -> Iterator[Show]:
+    """A function to call with every event, good until the block ends."""
+    watcher = Watcher(study.search.workers)
+    if sys.stderr.isatty():
+        with _live(watcher, study.study.name) as show:
+            yield lambda event: (watcher.take(event), show(event, _line(event, watcher, folder)))[1]
+        return
+
+    def plain(event: Event) -> None:
+        watcher.take(event)
+        line = _line(event, watcher, folder)
+        if line:
+            print(line, file=sys.stderr, flush=True)
+
+    yield plain
+
+
+def _line(event: Event, watcher: Watcher, folder: RunFolder) -> str:
+    if isinstance(event, StudyStarted):
+        lines = [f"{event.name}: {event.finished} of {event.trials} trials done, in {_near(folder)}"]
+        lines += [f"taking over trial {number}, which was left running" for number in event.adopted]
+        lines += [f"changed since this run began, results may move slightly: {text}" for text in event.warnings]
+        return "\n".join(lines)
+    if isinstance(event, TrialFinished):
+        if event.state != "complete":
+            return f"trial {event.number} ({event.role}) failed: {event.reason}"
+        values = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
+        marks = " *" if event.number in event.front else "" if event.feasible else " (infeasible)"
+        seconds = f" in {duration(event.seconds)}" if event.seconds is not None else ""
+        return f"trial {event.number} ({event.role}){marks}: {values}{seconds} [{watcher.summary()}]"
+    if isinstance(event, StudyFinished):
+        near = _near(folder)
+        if event.timed_out:
+            return f"time is up after {event.trials} trials; go on with: forgefront resume {near}"
+        failed = f", {event.failed} failed" if event.failed else ""
+        done = "nothing to do" if not event.ran else "done"
+        return (
+            f"{done}: {event.trials} of {event.trials} trials{failed}, {len(event.front)} on the front; "
+            f"next: forgefront front {near}, forgefront pick {near}"
+        )
+    return ""
+
+
+def _near(folder: RunFolder) -> str:
+    from pathlib import Path
+
+    try:
+        return str(folder.path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder.path)
+
+
+@contextmanager
+def _live(watcher: Watcher, name: str) -> Iterator[Callable[[Event, str], None]]:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True, highlight=False)
+    with Live(_panel(watcher, name), console=console, refresh_per_second=4, transient=True) as live:
+        last = 0.0
+
+        def show(event: Event, line: str) -> None:
+            nonlocal last
+            if line:
+                console.print(line, markup=False)
+            # progress comes in hundreds of events a second on small models
+            if line or time.monotonic() - last > 0.2:
+                last = time.monotonic()
+                live.update(_panel(watcher, name))
+
+        yield show
+
+
+def _panel(watcher: Watcher, name: str) -> Table:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 1))
+    table.add_row(name, ProgressBar(total=max(1, watcher.trials), completed=watcher.finished, width=40), watcher.summary())
+    for number, (role, progress) in sorted(watcher.running.items()):
+        if progress is None:
+            table.add_row(f"trial {number}", "", f"{role}: starting")
+            continue
+        loss = f", loss {progress.loss:.3f}" if progress.loss is not None else ""
+        stage = f"epoch {progress.epoch} of {progress.epochs}, step {progress.step} of {progress.steps}{loss}"
+        if progress.step == progress.steps:
+            stage += ", scoring"
+        table.add_row(f"trial {number}", ProgressBar(total=progress.steps, completed=progress.step, width=40), f"{role}: {stage}")
+    return table

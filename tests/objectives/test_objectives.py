@@ -1,0 +1,266 @@
+"""Objectives measured on a really trained network, and the identities of what is derived."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import torch
+from forgefront.compression.candidate import Candidate
+from forgefront.objectives.accuracy import Accuracy, WorstClassAccuracy
+from forgefront.objectives.adversarial import MASKING_GAP, PGDAccuracy
+from forgefront.objectives.base import Objective, Subject, binomial_error
+from forgefront.objectives.corruption import FLOOR, MeanCorruptionError, corruption_error
+from forgefront.objectives.latency import Latency
+from forgefront.objectives.score import derive_all, measure_all
+from forgefront.objectives.size import CompressionRatio, MACs, count_macs
+from forgefront.spaces.plan import TrialPlan
+from forgefront.studies.errors import InputError, StudyFileError
+from forgefront.studies.registry import names, resolve, validate_options
+from torch import Tensor, nn
+
+
+class RoundedInput(nn.Module):
+    """A network behind a rounding to nine levels, through which no gradient passes."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images * 8.0).round() / 8.0)
+
+
+def test_measured_numbers_survive_json_and_score_alike(subject: Subject) -> None:
+    objectives: list[Objective] = [
+        Accuracy(),
+        WorstClassAccuracy(),
+        MeanCorruptionError(severities=(1, 4), images=60, corruptions=["gaussian_noise", "fog", "pixelate"]),
+        PGDAccuracy(images=40, steps=3, epsilon=4 / 255),
+        MACs(),
+    ]
+    raws = measure_all(objectives, subject)
+    restored = json.loads(json.dumps(raws, allow_nan=False))
+    assert restored == raws
+    scores = derive_all(objectives, restored, restored)
+    assert list(scores) == ["accuracy", "worst_class_accuracy", "mce", "pgd_accuracy", "macs"]
+    json.dumps([score.to_dict() for score in scores.values()], allow_nan=False)
+    assert scores["mce"].value == pytest.approx(100.0, abs=1e-9)
+    assert scores["worst_class_accuracy"].value <= scores["accuracy"].value
+    assert scores["pgd_accuracy"].value <= scores["accuracy"].value + 0.1
+
+
+def test_accuracy_counts_and_its_standard_error(subject: Subject) -> None:
+    objective = Accuracy(images=100)
+    raw = objective.measure(subject)
+    images = subject.task.evaluation("validation", 100)
+    with torch.no_grad():
+        predicted = subject.candidate.model(images.images.float() / 255.0).argmax(1)
+    score = objective.derive(raw, raw)
+    assert sum(raw["total"]) == 100
+    assert score.value == pytest.approx(float((predicted == images.targets).double().mean()))
+    assert score.standard_error == pytest.approx((score.value * (1 - score.value) / 100) ** 0.5)
+    assert score.value > 0.5
+
+
+def test_worst_class_leaves_out_classes_without_images() -> None:
+    raw = {"correct": [9, 0, 3], "total": [10, 0, 4]}
+    score = WorstClassAccuracy().derive(raw, raw)
+    assert score.value == 0.75
+    assert score.details["class"] == 2
+    assert score.standard_error == pytest.approx(binomial_error(0.75, 4))
+
+
+def mce_raw(errors: dict[str, list[float]], clean: float = 0.1) -> dict[str, Any]:
+    table = {name: {str(s): e for s, e in enumerate(values, 1)} for name, values in errors.items()}
+    return {"errors": table, "clean_error": clean, "images": 100, "image_deviation": 0.2}
+
+
+def test_mce_is_the_published_ratio_of_sums() -> None:
+    control = mce_raw({"fog": [0.2, 0.4], "snow": [0.1, 0.3]})
+    trial = mce_raw({"fog": [0.3, 0.6], "snow": [0.1, 0.1]}, clean=0.05)
+    score = MeanCorruptionError(severities=(1, 2), corruptions=["fog", "snow"]).derive(trial, control)
+    assert score.details["ce"] == pytest.approx({"fog": 150.0, "snow": 50.0})
+    assert score.value == pytest.approx(100.0)
+    assert score.details["mean_error"] == pytest.approx(0.275)
+    assert score.details["relative_mce"] == pytest.approx(50.0 * ((0.45 - 0.05) / 0.2 + (0.1 - 0.05) / 0.1))
+    assert score.details["mean_error_by_family"] == pytest.approx({"weather": 0.275})
+    assert score.standard_error == pytest.approx(100.0 * 0.02 / 0.25)
+
+
+def test_mce_of_a_control_without_errors_stays_finite_and_has_100_for_itself() -> None:
+    perfect, trial = mce_raw({"fog": [0.0, 0.0]}, clean=0.0), mce_raw({"fog": [0.02, 0.0]}, clean=0.0)
+    objective = MeanCorruptionError(severities=(1, 2), corruptions=["fog"])
+    assert objective.derive(perfect, perfect).value == 100.0
+    score = objective.derive(trial, perfect)
+    assert score.value == pytest.approx(100.0 * (1.0 + 0.01 / FLOOR))
+    assert score.details["floored"] == ["fog"]
+
+
+@pytest.mark.parametrize("control", [0.0, FLOOR / 2, FLOOR, 0.3])
+def test_corruption_error_rises_with_the_error_and_is_100_at_the_control(control: float) -> None:
+    values = [corruption_error(error, control) for error in (0.0, control, 0.5, 1.0)]
+    assert corruption_error(control, control) == 100.0
+    assert values == sorted(values)
+    if control >= FLOOR:
+        assert corruption_error(0.5, control) == pytest.approx(100.0 * 0.5 / control)
+
+
+def test_corruptions_hurt_and_images_are_made_once(subject: Subject) -> None:
+    objective = MeanCorruptionError(severities=(5,), images=80)
+    raw = objective.measure(subject)
+    assert list(raw["errors"]) == names("corruption")
+    assert len(names("corruption")) == 15
+    mean_error = sum(by_severity["5"] for by_severity in raw["errors"].values()) / 15
+    assert mean_error > raw["clean_error"]
+    made = {key: images.data_ptr() for key, images in objective._cache.items()}
+    assert len(made) == 15
+    assert objective.measure(subject) == raw
+    assert {key: images.data_ptr() for key, images in objective._cache.items()} == made
+
+
+def test_errors_on_fewer_images_are_those_of_the_same_images(subject: Subject) -> None:
+    raws = [
+        MeanCorruptionError(severities=(3,), images=count, corruptions=["snow"]).measure(subject) for count in (1, 2, 3)
+    ]
+    wrong = [round(raw["errors"]["snow"]["3"] * raw["images"]) for raw in raws]
+    assert wrong == sorted(wrong)
+    assert wrong[2] - wrong[0] <= 2
+
+
+def test_batch_size_does_not_change_what_is_measured(subject: Subject) -> None:
+    options = {"severities": (2,), "images": 50, "corruptions": ["glass_blur", "elastic_transform"]}
+    other = dataclasses.replace(subject, batch_size=7, cache={})
+    assert MeanCorruptionError(**options).measure(subject) == MeanCorruptionError(**options).measure(other)
+
+
+def test_a_masked_gradient_does_not_pass_for_robustness(subject: Subject) -> None:
+    network = subject.candidate.model
+    masked = Candidate(model=RoundedInput(network).eval(), latent=network, plan=TrialPlan())
+    objective = PGDAccuracy(epsilon=24 / 255, steps=10, images=100)
+    honest_raw = objective.measure(subject)
+    honest = objective.derive(honest_raw, honest_raw)
+    raw = objective.measure(dataclasses.replace(subject, candidate=masked, cache={}))
+    score = objective.derive(raw, raw)
+    assert not honest.details["flagged"]
+    assert score.details["straight_through_accuracy"] > honest.value + 0.1
+    assert score.details["masking_gap"] > MASKING_GAP
+    assert score.details["flagged"]
+    assert score.value <= min(score.details["straight_through_accuracy"], score.details["transfer_accuracy"])
+
+
+def test_a_stronger_attack_leaves_fewer_images(subject: Subject) -> None:
+    robust = [PGDAccuracy(epsilon=e / 255, steps=5, images=60).measure(subject)["robust"] for e in (0.01, 8, 64)]
+    clean = PGDAccuracy(images=60, steps=1).measure(subject)["clean_correct"]
+    assert clean >= robust[0] >= robust[1] >= robust[2]
+    assert robust[0] >= clean - 2
+    assert robust[2] <= 6
+
+
+def test_pgd_is_the_same_each_time_and_sets_a_step_that_crosses_the_ball(subject: Subject) -> None:
+    objective = PGDAccuracy(images=30, steps=4)
+    assert objective.measure(subject) == objective.measure(subject)
+    assert PGDAccuracy().step_size == pytest.approx(2 / 255)
+
+
+def test_macs_of_layers_counted_by_hand() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8),
+        nn.ConvTranspose2d(8, 4, 2, stride=2),
+        nn.Flatten(),
+        nn.Linear(4 * 16 * 16, 10),
+    )
+    expected = 8 * 16 * 16 * 27 + 8 * 8 * 8 * 9 + 8 * 8 * 8 * 4 * 4 + 4 * 16 * 16 * 10
+    network.train()
+    assert count_macs(network, torch.zeros(1, 3, 16, 16)) == expected
+    assert network.training
+    assert not network[0]._forward_hooks
+
+
+def test_macs_ignore_zeros_and_are_compared_with_the_control(subject: Subject) -> None:
+    raw = MACs().measure(subject)
+    score = MACs().derive({"macs": raw["macs"] // 2}, raw)
+    assert isinstance(raw["macs"], int)
+    assert score.value == raw["macs"] // 2
+    assert score.details["fraction_of_control"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_compression_ratio_is_control_over_candidate() -> None:
+    control = {"target": "onnxruntime-cpu", "bytes": 1000, "zipped_bytes": 900}
+    trial = {"target": "onnxruntime-cpu", "bytes": 400, "zipped_bytes": 90}
+    assert CompressionRatio().derive(control, control).value == 1.0
+    score = CompressionRatio().derive(trial, control)
+    assert score.value == 10.0
+    assert score.details["unzipped_ratio"] == 2.5
+
+
+def latency_raw(speedup: float, low: float, high: float, *, against_itself: bool = False) -> dict[str, Any]:
+    times = {"latency_ms": 2.0 / speedup, "reference_ms": 2.0, "speedup": speedup, "speedup_iqr": [low, high]}
+    return {**times, "rounds": 25, "target": "onnxruntime-cpu", "against_itself": against_itself}
+
+
+def test_latency_is_the_inverse_of_the_paired_speedup() -> None:
+    score = Latency().derive(latency_raw(4.0, 3.8, 4.2), {})
+    assert score.value == 0.25
+    assert score.details["latency_ms"] == 0.5
+    assert score.standard_error is not None
+    assert 0.0 < score.standard_error < 0.025
+    assert Latency().derive(latency_raw(1.03, 0.9, 1.1, against_itself=True), {}).value == 1.0
+
+
+def test_an_unknown_target_is_named(subject: Subject) -> None:
+    for objective in (CompressionRatio(target="onxruntime-cpu"), Latency(target="onxruntime-cpu")):
+        with pytest.raises(InputError, match="`target` must be one of the study's targets"):
+            objective.measure(subject)
+
+
+@pytest.mark.parametrize("name", names("objective"))
+def test_every_objective_names_itself_and_bounds_its_values(name: str) -> None:
+    objective = resolve("objective", name)(**validate_options("objective", name, {}))
+    assert objective.name == name
+    assert objective.direction in ("minimize", "maximize")
+    control = {"mce": 100.0, "macs": 1e6, "latency": 1.0}.get(name, 0.9)
+    worst = objective.worst(control)
+    assert worst > control if objective.direction == "minimize" else worst < control
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mce", {"severities": []}),
+        ("mce", {"severities": [0]}),
+        ("mce", {"severities": [1, 6]}),
+        ("mce", {"severities": 3}),
+        ("mce", {"images": 0}),
+        ("mce", {"corruptions": []}),
+        ("mce", {"baseline": "alexnet"}),
+        ("mce", {"severity": [3]}),
+        ("accuracy", {"images": -1}),
+        ("pgd_accuracy", {"epsilon": 8}),
+        ("pgd_accuracy", {"steps": 0}),
+        ("pgd_accuracy", {"restarts": 0}),
+        ("pgd_accuracy", {"epsilon": "8-255"}),
+        ("macs", {"target": "onnxruntime-cpu"}),
+        ("latency", {"target": 1}),
+    ],
+)
+def test_wrong_options_are_refused_with_one_line_each(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(StudyFileError) as caught:
+        validate_options("objective", name, options, "objectives[0]")
+    assert len(caught.value.lines) == 1
+    assert next(iter(options)) in caught.value.lines[0]
+
+
+def test_options_of_a_study_file_reach_the_objective() -> None:
+    options = validate_options("objective", "pgd_accuracy", {"epsilon": "4/255", "steps": 5})
+    assert PGDAccuracy(**options).step_size == pytest.approx(2 / 255)
+    options = validate_options("objective", "mce", {"severities": [3, 1, 3]})
+    assert MeanCorruptionError(**options).severities == [1, 3]
+
+
+def test_an_unknown_corruption_is_named_with_its_nearest_match() -> None:
+    with pytest.raises(InputError, match="gaussian_noise"):
+        MeanCorruptionError(corruptions=["gausian_noise"])
