@@ -46,7 +46,7 @@ def round_biases(model: nn.Module, codes: Mapping[str, LayerCodes]) -> list[str]
         if node.op != "call_module" or name not in codes:
             continue
         layer, quantizer = model.get_submodule(name), _input_quantizer(model, node)
-        if quantizer is None:
+        if quantizer is None or not isinstance(layer, nn.Conv2d | nn.Linear):
             continue
         step = codes[name].scale.double().to(quantizer.scale.device) * quantizer.scale.double()
         norm = _norm_behind(model, node)
@@ -64,21 +64,26 @@ def _round(bias: Tensor, step: Tensor) -> Tensor:
     return torch.where(step > 0, torch.round(bias.double() / step) * step, bias.double())
 
 
-def _round_norm(norm: nn.Module, bias: Tensor | None, step: Tensor) -> None:
+def _round_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, bias: Tensor | None, step: Tensor) -> None:
     """β so that β + (bias − μ)·γ/σ is a multiple of |γ/σ|·step."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    moved = norm.running_mean.double() - (0.0 if bias is None else bias.double())
+    moved = norm.running_mean.double()
+    if bias is not None:
+        moved = moved - bias.double()
     norm.bias.copy_(_round(norm.bias.double() - moved * gain, gain.abs() * step) + moved * gain)
 
 
-def _norm_behind(model: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+def _norm_behind(model: fx.GraphModule, node: fx.Node) -> nn.BatchNorm1d | nn.BatchNorm2d | None:
     """The affine batch norm that alone reads `node`."""
     users = list(node.users)
     if len(users) != 1 or users[0].op != "call_module":
         return None
     module = model.get_submodule(str(users[0].target))
-    known = isinstance(module, NORMS) and module.affine and module.track_running_stats
-    return module if known else None
+    if isinstance(module, NORMS) and module.affine and module.track_running_stats:
+        return module
+    return None
 
 
 def _input_quantizer(model: fx.GraphModule, node: fx.Node) -> ActivationQuantizer | None:

@@ -112,7 +112,9 @@ def load_bundle(path: str | Path, *, build: Callable[[], nn.Module] | None = Non
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder / WEIGHTS} cannot be read: {error}") from None
     maker = build or _registered(description.architecture, folder)
-    return rebuild(maker, description.plan, description.removed, state, example, source=folder)
+    # the caller may well be in inference mode, where channel dependencies cannot be traced
+    with torch.inference_mode(False), torch.enable_grad():
+        return rebuild(maker, description.plan, description.removed, state, example, source=folder)
 
 
 def _registered(architecture: Architecture, folder: Path) -> Callable[[], nn.Module]:

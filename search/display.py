@@ -88,7 +88,12 @@ def open_display(study: Study, folder: RunFolder) -> Iterator[Show]:
     watcher = Watcher(study.search.workers)
     if sys.stderr.isatty():
         with _live(watcher, study.study.name) as show:
-            yield lambda event: (watcher.take(event), show(event, _line(event, watcher, folder)))[1]
+
+            def live(event: Event) -> None:
+                watcher.take(event)
+                show(_line(event, watcher, folder))
+
+            yield live
         return
 
     def plain(event: Event) -> None:
@@ -136,7 +141,7 @@ def _near(folder: RunFolder) -> str:
 
 
 @contextmanager
-def _live(watcher: Watcher, name: str) -> Iterator[Callable[[Event, str], None]]:
+def _live(watcher: Watcher, name: str) -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.live import Live
 
@@ -144,7 +149,7 @@ def _live(watcher: Watcher, name: str) -> Iterator[Callable[[Event, str], None]]
     with Live(_panel(watcher, name), console=console, refresh_per_second=4, transient=True) as live:
         last = 0.0
 
-        def show(event: Event, line: str) -> None:
+        def show(line: str) -> None:
             nonlocal last
             if line:
                 console.print(line, markup=False)

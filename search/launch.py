@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import optuna
+
 from ..studies.load import load_study, study_to_toml
 from ..studies.schema import Study
 from .coordinator import coordinator_for
@@ -64,6 +66,8 @@ def _budget(*, trials: int | None, timeout: float | None, workers: int | None, e
 
 
 def _run(path: Path, study: Study) -> StudyFinished:
+    # the display says what happens, in its own words
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     # everything wrong in the user's input shows before a folder is made for it
     coordinator = coordinator_for(RunFolder(path), study)
     folder = RunFolder.create(path, study_to_toml(study))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def prunable_convolutions(model: nn.Module, example: Tensor) -> tuple[dict[str, 
         if not is_grouped(model.get_submodule(name)):
             sets.setdefault(groups[name] or name, []).append(name)
     candidates = {key: members for key, members in sets.items() if all(_removable(couplings[m]) for m in members)}
-    exact = _exact([members[0] for members in candidates.values()], model, example)
+    exact = _exact({members[0]: couplings[members[0]] for members in candidates.values()}, model, example)
     return groups, frozenset(name for members in candidates.values() if members[0] in exact for name in members)
 
 
@@ -66,35 +66,35 @@ def _is_depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels > 1
 
 
-def _exact(names: Sequence[str], model: nn.Module, example: Tensor) -> set[str]:
-    """Those of `names` whose removal equals masking, found by halving where all at once fails."""
-    if not names:
+def _exact(groups: Mapping[str, Any], model: nn.Module, example: Tensor) -> set[str]:
+    """Names of the convolutions whose removal equals masking, found by halving where all at once fails."""
+    if not groups:
         return set()
-    if _removal_is_exact(names, model, example):
-        return set(names)
-    if len(names) == 1:
+    if _removal_is_exact(groups, model, example):
+        return set(groups)
+    if len(groups) == 1:
         return set()
-    half = len(names) // 2
-    return _exact(names[:half], model, example) | _exact(names[half:], model, example)
+    items, half = list(groups.items()), len(groups) // 2
+    return _exact(dict(items[:half]), model, example) | _exact(dict(items[half:]), model, example)
 
 
-def _removal_is_exact(names: Sequence[str], model: nn.Module, example: Tensor) -> bool:
-    """Removing channels of all `names` differs from masking them by nothing, measured by what masking changes."""
+def _removal_is_exact(groups: Mapping[str, Any], model: nn.Module, example: Tensor) -> bool:
+    """Removing channels of all `groups` differs from masking them by nothing, measured by what masking changes."""
     whole = _with_lively_parameters(model)
     masked, removed = copy.deepcopy(whole), copy.deepcopy(whole)
+    masked_modules = dict(zip(model.modules(), masked.modules(), strict=True))
     example = example.double()
     try:
-        masked_graph, removed_graph = dependency_graph(masked, example), dependency_graph(removed, example)
+        graph = dependency_graph(removed, example)
         with torch.no_grad():
-            for name in names:
-                convolution, pruned = masked.get_submodule(name), removed.get_submodule(name)
+            for name, group in groups.items():
+                convolution = removed.get_submodule(name)
                 assert isinstance(convolution, nn.Conv2d)
-                assert isinstance(pruned, nn.Conv2d)
-                channels = [1, convolution.out_channels // 2] if convolution.out_channels >= 4 else [0]
                 if convolution.out_channels == 1:
                     return False
-                _mask(channel_group(masked_graph, convolution, channels))
-                channel_group(removed_graph, pruned, channels).prune(record_history=False)
+                channels = [1, convolution.out_channels // 2] if convolution.out_channels >= 4 else [0]
+                _mask(group, channels, masked_modules)
+                channel_group(graph, convolution, channels).prune(record_history=False)
             before, expected, found = whole(example), masked(example), removed(example)
     except (ModelError, *UNTRACEABLE):
         return False
@@ -115,18 +115,27 @@ def _with_lively_parameters(model: nn.Module) -> nn.Module:
     return lively
 
 
-def _mask(group: Any) -> None:
-    """Zero what `group` would remove: filters and biases, norms' scales and shifts, the outputs of shortcuts."""
+def _mask(group: Any, channels: Sequence[int], modules: Mapping[nn.Module, nn.Module]) -> None:
+    """Zero what the loss of `channels` takes with it: filters and biases, norms, the outputs of shortcuts.
+
+    Args:
+        group: Torch-Pruning's group for all channels of a convolution.
+        channels: Channels of that convolution.
+        modules: Where each of the group's modules is in the model to mask.
+    """
     graph = group._DG
-    for dependency, channels in group:
-        module = dependency.target.module
-        produces = graph.is_out_channel_pruning_fn(dependency.handler)
+    for item in group:
+        own = [index for index, root in zip(item.idxs, item.root_idxs, strict=True) if root in channels]
+        if item.dep.target.module not in modules or not own:
+            continue
+        module = modules[item.dep.target.module]
+        produces = graph.is_out_channel_pruning_fn(item.dep.handler)
         if (isinstance(module, nn.Conv2d | nn.Linear) and produces) or isinstance(module, nn.BatchNorm2d):
             for parameter in (module.weight, module.bias):
                 if parameter is not None:
-                    parameter[channels] = 0.0
+                    parameter[own] = 0.0
         elif produces and hasattr(module, "prune_output_channels"):
-            module.register_forward_hook(_silencing(channels))
+            module.register_forward_hook(_silencing(own))
 
 
 def _silencing(channels: Sequence[int]) -> Callable[[nn.Module, Any, Tensor], Tensor]:

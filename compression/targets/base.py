@@ -84,7 +84,7 @@ class Target(ABC):
     def time(self, artefact: Artefact, reference: Artefact, *, seed: Seed) -> LatencyComparison:
         """Latency of `artefact` against `reference`, measured together in shuffled rounds."""
 
-    def restore(self, artefact: Artefact, candidate: Candidate) -> None:
+    def restore(self, artefact: Artefact, candidate: Candidate) -> None:  # noqa: B027
         """Make an artefact from an earlier process usable again, where the file alone does not suffice."""
 
     def verify(

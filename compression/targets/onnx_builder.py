@@ -76,7 +76,7 @@ class GraphBuilder:
         self._nodes.append(helper.make_node(operator, list(inputs), list(names), **attributes))
         return names[0] if outputs == 1 else names
 
-    def constant(self, array: np.ndarray | float, dtype: Any = None) -> str:
+    def constant(self, array: Any, dtype: Any = None) -> str:
         """The name of an initializer that holds `array`; equal arrays share one."""
         fixed = np.ascontiguousarray(array, dtype=dtype).reshape(np.shape(array))
         key = (fixed.dtype.str, fixed.shape, hashlib.blake2b(fixed.data).digest())
@@ -93,7 +93,7 @@ class GraphBuilder:
         """The name of a one-dimensional int64 initializer (shapes, axes, pads)."""
         return self.constant(np.atleast_1d(np.asarray(values, dtype=np.int64)))
 
-    def float(self, value: Value | Tensor | np.ndarray | float) -> str:
+    def real(self, value: Value | Tensor | np.ndarray | float) -> str:
         """The name of the float tensor of `value`; codes are dequantized once, where first asked for."""
         if isinstance(value, Tensor):
             return self.constant(value.detach().cpu().numpy(), np.float32)
@@ -115,7 +115,7 @@ class GraphBuilder:
         codes = Codes("", scale, zero_point, bits)
         if value.codes is not None and replace(value.codes, name="") == codes:
             return value
-        name = self.add("QuantizeLinear", self.float(value), *self._grid(codes))
+        name = self.add("QuantizeLinear", self.real(value), *self._grid(codes))
         if bits < 8:
             name = self.add("Clip", name, self.constant(np.uint8(0)), self.constant(np.uint8(2**bits - 1)))
         return Value("", value.shape, replace(codes, name=name))
@@ -140,14 +140,14 @@ class GraphBuilder:
     def model(self, input_shape: tuple[int, ...], outputs: list[tuple[Value, str]]) -> ModelProto:
         """The finished model: input ``images`` of shape ("batch", *input_shape) and the named float outputs."""
         for value, name in outputs:
-            self._nodes.append(helper.make_node("Identity", [self.float(value)], [name]))
+            self._nodes.append(helper.make_node("Identity", [self.real(value)], [name]))
         self._drop_identities([name for _, name in outputs])
         model, graph = self._model, self._model.graph
         graph.name = "candidate"
         graph.node.extend(self._nodes)
         graph.input.append(helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *input_shape]))
         for value, name in outputs:
-            shape = ["batch", *value.shape[1:]]
+            shape: list[str | int] = ["batch", *value.shape[1:]]
             graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         model.ir_version, model.producer_name = IR_VERSION, "forgefront"
         model.opset_import.append(helper.make_opsetid("", OPSET))

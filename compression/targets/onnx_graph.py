@@ -1,4 +1,4 @@
-"""A candidate as an ONNX model, written straight from its torch.fx graph: milliseconds, and integers where it has codes."""
+"""A candidate as an ONNX model, written from its torch.fx graph in milliseconds: integers where it has codes."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class _Emitter:
                 return self._module(node, self.modules[str(node.target)], *args, **kwargs)
             if node.op == "get_attr":
                 return self._attribute(str(node.target))
-            rule = (FUNCTIONS if node.op == "call_function" else METHODS).get(node.target)
+            rule = FUNCTIONS.get(node.target) if node.op == "call_function" else METHODS.get(str(node.target))
             if not any(isinstance(part, Value) for part in _flat([*args, *kwargs.values()])):
                 # sizes and parameters alone: computed now
                 called = node.target if callable(node.target) else getattr(args.pop(0), str(node.target))
@@ -137,7 +137,7 @@ class _Emitter:
             return x if node in self.folded.values() else batch_norm(graph, x, batch_norm_affine(module))
         if isinstance(module, nn.Conv2d):
             norm = self.folded.get(node)
-            affine = None if norm is None else batch_norm_affine(self.modules[str(norm.target)])  # type: ignore[arg-type]
+            affine = None if norm is None else batch_norm_affine(self.modules[str(norm.target)])
             weight, bias = array(module.weight), None if module.bias is None else array(module.bias)
             attributes = _convolution_attributes(module)
             return convolution(graph, x, weight, bias, codes=self.codes.get(name), norm=affine, **attributes)

@@ -57,7 +57,7 @@ def batch_norm(graph: GraphBuilder, x: Value, affine: Affine) -> Value:
         graph.constant(np.zeros(shape, np.float32)),
         graph.constant(np.ones(shape, np.float32)),
     ]
-    return Value(graph.add("BatchNormalization", graph.float(x), *inputs, epsilon=0.0))
+    return Value(graph.add("BatchNormalization", graph.real(x), *inputs, epsilon=0.0))
 
 
 def convolution(
@@ -83,7 +83,7 @@ def convolution(
     """
     if codes is None:
         # Folding into float weights would give a clustered layer a codebook per channel; the runtime folds on loading.
-        inputs = [graph.float(x), graph.constant(weight, np.float32)]
+        inputs = [graph.real(x), graph.constant(weight, np.float32)]
         if bias is not None:
             inputs.append(graph.constant(bias, np.float32))
         y = Value(graph.add("Conv", *inputs, **attributes))
@@ -98,7 +98,7 @@ def linear(
     """y = x·Wᵀ + b over the last dimension; weight (out, in), bias (out,) or None."""
     flat = len(x.shape) == 2
     if codes is None:
-        inputs = [graph.float(x), graph.constant(weight if flat else weight.T, np.float32)]
+        inputs = [graph.real(x), graph.constant(weight if flat else weight.T, np.float32)]
         if bias is not None:
             inputs.append(graph.constant(bias, np.float32))
     else:
@@ -136,11 +136,11 @@ def _integer_inputs(
         along = [-1 if place == axis else 1 for place in range(integers.ndim)] if scale.ndim else []
         real = graph.add("Cast", graph.constant(integers), to=TensorProto.FLOAT)
         weight = graph.add("Mul", real, graph.constant(scale.reshape(along)))
-        return [graph.float(x), weight, *([] if bias is None else [graph.constant(bias, np.float32)])]
+        return [graph.real(x), weight, *([] if bias is None else [graph.constant(bias, np.float32)])]
     if bias is not None:
         integers, scale = _room_for_bias(integers, scale, bias, x.codes.scale, axis)
     step = graph.constant(scale)
-    inputs = [graph.float(x), _dequantize(graph, integers, step, scale.shape, axis)]
+    inputs = [graph.real(x), _dequantize(graph, integers, step, scale.shape, axis)]
     if bias is None:
         return inputs
     # The bias's step is stated as a product: the runtime computes it on loading, and the file does not carry it.
@@ -157,7 +157,7 @@ def _dequantize(graph: GraphBuilder, integers: np.ndarray, step: str, shape: tup
 def _room_for_bias(
     integers: np.ndarray, scale: np.ndarray, bias: np.ndarray, input_scale: float, axis: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where a bias would not fit 32 bits, its channel's products are below its own rounding: drop them, widen the step."""
+    """Where a bias would not fit 32 bits, the channel's products are below its rounding: drop them, widen the step."""
     needed = np.abs(bias) / (LARGEST_BIAS * input_scale)
     narrow = needed > scale
     if not narrow.any():

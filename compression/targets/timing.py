@@ -6,7 +6,9 @@ change between them. Both models are timed within each round, so that they share
 
 from __future__ import annotations
 
+import itertools
 import os
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -18,7 +20,7 @@ from ...studies.seeds import Seed
 
 __all__ = ["LatencyComparison", "Timed", "TimingOptions", "compare", "wall_clock"]
 
-# Runs a model so many times in a row and returns the seconds that took.
+# Runs a model so many times in a row and returns the seconds of one run.
 Timed = Callable[[int], float]
 
 
@@ -37,7 +39,7 @@ class TimingOptions:
 
     rounds: int = 100
     minimum_rounds: int = 15
-    minimum_sample: float = 0.002
+    minimum_sample: float = 0.003
     warm_up: float = 0.05
     precision: float = 0.01
     maximum_seconds: float = 2.0
@@ -73,13 +75,14 @@ class LatencyComparison:
 
 
 def wall_clock(run: Callable[[], object]) -> Timed:
-    """`run` timed by the wall clock."""
+    """`run` timed by the wall clock, run by run; the median leaves out runs that other processes interrupted."""
 
     def timed(repeats: int) -> float:
-        start = time.perf_counter()
+        ticks = [time.perf_counter()]
         for _ in range(repeats):
             run()
-        return time.perf_counter() - start
+            ticks.append(time.perf_counter())
+        return statistics.median(end - start for start, end in itertools.pairwise(ticks))
 
     return timed
 
@@ -104,7 +107,7 @@ def compare(
     start, rounds = time.perf_counter(), 0
     while rounds < options.rounds:
         for index in generator.permutation(2):
-            samples[rounds, index] = models[index](repeats[index]) / repeats[index]
+            samples[rounds, index] = models[index](repeats[index])
         rounds += 1
         if rounds >= 2 and time.perf_counter() - start > options.maximum_seconds:
             break
@@ -142,11 +145,9 @@ def _relative_error(ratios: np.ndarray) -> float:
 
 def _warm_up(model: Timed, options: TimingOptions) -> int:
     """Run `model` for a while; returns how many runs make one sample."""
-    spent, runs, fastest = 0.0, 1, float("inf")
-    while spent < options.warm_up:
-        seconds = model(runs)
-        spent += seconds
-        fastest = min(fastest, seconds / runs)
+    runs, fastest, end = 1, float("inf"), time.perf_counter() + options.warm_up
+    while time.perf_counter() < end:
+        fastest = min(fastest, model(runs))
         runs = min(2 * runs, 1024)
     return int(np.clip(np.ceil(options.minimum_sample / max(fastest, 1e-9)), 1, 10_000))
 

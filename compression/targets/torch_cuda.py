@@ -171,6 +171,6 @@ class TorchCUDA(Target):
                 graph.replay()
             end.record()
             end.synchronize()
-            return start.elapsed_time(end) / 1e3
+            return float(start.elapsed_time(end)) / 1e3 / repeats
 
         return timed

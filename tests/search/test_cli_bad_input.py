@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 import sys
@@ -14,9 +13,6 @@ import pytest
 import torch
 from forgefront.search.cli import main
 
-SMALL = ["training.epochs=1", "task.data.train_images=96", "search.seeds=1", "training.threads=1"]
-
-
 def forgefront(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["forgefront", *arguments])
     with pytest.raises(SystemExit) as stopped:
@@ -27,24 +23,6 @@ def forgefront(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
 
 def settings(*items: str) -> list[str]:
     return [part for item in items for part in ("--set", item)]
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one real run of two trials in ``runs/digits``."""
-    folder = tmp_path_factory.mktemp("finished")
-    home = Path.cwd()
-    os.chdir(folder)
-    argv = sys.argv
-    try:
-        sys.argv = ["forgefront", "run", "digits", "--trials", "2", *settings(*SMALL)]
-        with pytest.raises(SystemExit) as stopped:
-            main()
-    finally:
-        os.chdir(home)
-        sys.argv = argv
-    assert not stopped.value.code
-    return folder
 
 
 def write(name: str, text: str) -> Callable[[Path], None]:
@@ -65,7 +43,7 @@ def nothing(folder: Path) -> None:
     """The fault lies in the arguments alone."""
 
 
-ARRAYS = settings("task.data.name=arrays", "task.data.path=data.npz", "task.data.validation.count=2", *SMALL[2:])
+ARRAYS = settings("task.data.name=arrays", "task.data.path=data.npz", "task.data.validation.count=2")
 RESNET = settings("task.model.name=resnet20", "task.model.weights=weights.safetensors")
 
 CASES: list[tuple[str, Callable[[Path], object], list[str], str]] = [
@@ -193,36 +171,34 @@ def test_wrong_runs_are_told_in_one_line(
     damage: Callable[[Path], object],
     arguments: list[str],
     expected: str,
-    finished: Path,
+    finished_run: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shutil.copytree(finished / "runs", tmp_path / "runs")
+    shutil.copytree(finished_run, tmp_path / "runs" / "small")
     monkeypatch.chdir(tmp_path)
-    damage(tmp_path / "runs" / "digits")
+    damage(tmp_path / "runs" / "small")
     command, *options = arguments
-    told_once(*forgefront(capsys, monkeypatch, command, "runs/digits", *options), expected)
+    told_once(*forgefront(capsys, monkeypatch, command, "runs/small", *options), expected)
 
 
 def test_a_bundle_is_never_written_over(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious.txt").write_text("mine")
-    arguments = ["deploy", str(finished / "runs" / "digits"), "--trial", "1", "--out", str(tmp_path / "out")]
+    arguments = ["deploy", str(finished_run), "--trial", "1", "--out", str(tmp_path / "out")]
     told_once(*forgefront(capsys, monkeypatch, *arguments), "--out")
 
 
 def test_a_changed_study_is_refused_with_its_difference(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(finished / "runs", tmp_path / "runs")
+    shutil.copytree(finished_run, tmp_path / "runs" / "small")
     monkeypatch.chdir(tmp_path)
-    changed = settings(*SMALL, "training.batch_size=32")
-    code, out, err = forgefront(capsys, monkeypatch, "run", "digits", "--trials", "3", *changed)
-    assert code == 2
-    assert "training.batch_size" in err
-    assert "32" in err
-    assert "Traceback" not in err
-    assert out == ""
+    study = (finished_run / "study.toml").read_text()
+    assert "batch_size = 32" in study
+    (tmp_path / "changed.toml").write_text(study.replace("batch_size = 32", "batch_size = 16"))
+    told_once(*forgefront(capsys, monkeypatch, "run", "changed.toml"), "training.batch_size: 32 -> 16")
+    assert (tmp_path / "runs" / "small" / "study.toml").read_text() == study

@@ -76,7 +76,8 @@ def test_a_lock_without_a_holder_file_is_still_held(tmp_path):
         process.wait()
 
 
-def test_a_missing_folder_gives_one_line(tmp_path):
+def test_a_folder_that_cannot_be_written_gives_one_line(tmp_path):
+    (tmp_path / "nowhere").touch()
     with pytest.raises(RunError, match="can be written"), coordinator_lock(tmp_path / "nowhere" / "lock"):
         pass
 

@@ -83,6 +83,10 @@ class Task(ABC):
         """Hashes and sizes that identify data and checkpoint, JSON values."""
 
     @abstractmethod
+    def architecture(self) -> dict[str, Any]:
+        """What it takes to build the model again elsewhere: name, options, classes, mean, std, input_shape; JSON values."""
+
+    @abstractmethod
     def build_model(self) -> nn.Module:
         """A fresh model of the study's architecture on the CPU, weights of no importance."""
 

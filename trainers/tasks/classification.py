@@ -85,6 +85,19 @@ class ClassificationTask(Task):
             "input_shape": list(self.input_shape),
         }
 
+    def architecture(self) -> dict[str, Any]:
+        """The model's name and options, the number of classes, the normalisation, the input's shape."""
+        section = self.study.task.model
+        mean, std = self._statistics
+        return {
+            "name": section.name,
+            "options": validate_options("model", section.name, section.options, "task.model"),
+            "classes": len(self.class_names),
+            "mean": mean,
+            "std": std,
+            "input_shape": self.input_shape,
+        }
+
     def build_model(self) -> nn.Module:
         """A fresh classifier on the CPU, its initialisation the same each time."""
         return self._initialised(Seed(0))

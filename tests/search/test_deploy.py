@@ -1,0 +1,131 @@
+"""From a real run to a bundle: it loads elsewhere, reaches what it states, and never names code to run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from forgefront import load_bundle, load_run
+from forgefront.search.deploy import deploy
+from forgefront.search.trial import TrialContext
+from forgefront.search.validate import validate
+from forgefront.studies.errors import ParityError, RunError
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture(scope="module")
+def bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("deployed") / "bundle"
+    lines = deploy(load_run(finished_run), 2, out)
+    assert lines[-1].startswith("deployed")
+    return out
+
+
+def test_a_bundle_holds_what_is_promised(bundle: Path) -> None:
+    names = {path.name for path in bundle.iterdir()}
+    assert names == {"model.onnx", "model.safetensors", "plan.json", "metrics.json", "card.md"}
+
+
+def test_the_onnx_file_reaches_its_stated_accuracy_with_numpy_and_onnxruntime_alone(
+    finished_run: Path, bundle: Path, tmp_path: Path
+) -> None:
+    metrics = json.loads((bundle / "metrics.json").read_text())["test"]
+    test = TrialContext(finished_run, 1, load_run(finished_run).study).task.evaluation("test")
+    place = {index: row for row, index in enumerate(test.indices.tolist())}
+    rows = [place[index] for index in metrics["indices"]]
+    np.savez(tmp_path / "images.npz", images=test.images[rows].numpy(), labels=test.targets[rows].numpy())
+    script = (
+        "import sys, numpy as np, onnxruntime\n"
+        "data = np.load(sys.argv[2])\n"
+        "session = onnxruntime.InferenceSession(sys.argv[1])\n"
+        "logits = session.run(None, {'images': data['images'].astype(np.float32) / 255})[0]\n"
+        "assert 'torch' not in sys.modules and 'forgefront' not in sys.modules\n"
+        "print((logits.argmax(1) == data['labels']).mean())"
+    )
+    command = [sys.executable, "-c", script, str(bundle / "model.onnx"), str(tmp_path / "images.npz")]
+    reached = float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout)
+    assert reached == pytest.approx(metrics["accuracy"], abs=0.002)
+
+
+def test_the_torch_module_is_the_candidate(finished_run: Path, bundle: Path) -> None:
+    context = TrialContext(finished_run, 1, load_run(finished_run).study)
+    images = torch.rand(4, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(load_bundle(bundle)(images), context.candidate(2).model(images))
+
+
+def test_the_onnx_file_is_integer_and_says_nothing_of_this_machine(bundle: Path) -> None:
+    model = onnx.load(bundle / "model.onnx")
+    assert any(tensor.data_type == onnx.TensorProto.INT8 for tensor in model.graph.initializer)
+    assert str(Path.home()).encode() not in (bundle / "model.onnx").read_bytes()
+    assert not model.metadata_props
+
+
+def test_the_card_states_the_test_accuracy(bundle: Path) -> None:
+    accuracy = json.loads((bundle / "metrics.json").read_text())["test"]["accuracy"]
+    assert f"{accuracy:.2%}" in (bundle / "card.md").read_text()
+
+
+def test_a_bundle_of_user_code_runs_none_of_it(bundle: Path, tmp_path: Path) -> None:
+    for path in bundle.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    plan["architecture"]["name"] = "os:getcwd"
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(RunError, match="pass `build`"):
+        load_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", '{"version": 99}'])
+def test_a_damaged_bundle_is_told_in_one_line(bundle: Path, tmp_path: Path, damage: str) -> None:
+    (tmp_path / "plan.json").write_text(damage)
+    with pytest.raises(RunError) as caught:
+        load_bundle(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_that_disagrees_is_refused_and_leaves_nothing(finished_run: Path, tmp_path: Path) -> None:
+    """The candidate's codes are changed on disk, so that the exported file computes something else."""
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    file = run / "trials" / "2" / "weights.safetensors"
+    tensors = load_file(file)
+    changed = {name: torch.flip(value, [0]) if name.startswith("codes/") else value for name, value in tensors.items()}
+    save_file({name: value.contiguous() for name, value in changed.items()}, file)
+    with pytest.raises(ParityError, match="equal predictions"):
+        deploy(load_run(run), 2, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+def test_validation_scores_the_test_split_beside_a_control_of_the_same_recipe(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    shutil.copytree(finished_run, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    frame = validate(run, [1], say=said.append)
+    assert frame["role"].tolist()[0] == "control"
+    assert "trial" in frame["role"].tolist()
+    recipes = {run.complete(number).user_attrs["plan"]["recipe"]["augmentation_strength"] for number in (0, 1)}
+    assert ("recipe control" in frame["role"].tolist()) == (len(recipes) == 2)
+    assert frame.loc[0, "mce"] == pytest.approx(100.0)
+    assert len(said) == len(frame)
+    again = validate(run, [1], say=said.append)
+    assert len(said) == len(frame)
+    assert again.equals(frame)
+
+
+def test_frames_hold_every_trial_and_only_the_front(finished_run: Path) -> None:
+    run = load_run(finished_run)
+    trials, front = run.trials(), run.front()
+    assert trials["number"].tolist() == [0, 1, 2, 3]
+    assert {"accuracy", "accuracy_se", "mce", "compression_ratio", "latency", "latency_ms", "macs"} <= set(trials)
+    assert front["on_front"].all()
+    assert front["accuracy"].is_monotonic_decreasing
