@@ -139,8 +139,9 @@ def _codes(attached: Attached, layers: Sequence[LayerInfo], indices: Mapping[str
         if layer.name not in quantizers:
             continue
         quantizer = quantizers[layer.name]
-        weight = _before_bits(attached.source.get_submodule(layer.name)).cpu()
-        codes, scale = quantize_weight(weight, quantizer.bits, per=quantizer.per)
+        # on the device of training: another may sum in another order, and then prefer another clip
+        weight = _before_bits(attached.source.get_submodule(layer.name))
+        codes, scale = (part.cpu() for part in quantize_weight(weight, quantizer.bits, per=quantizer.per))
         kept = indices[f"{layer.name}.weight"]
         filters = kept.flatten(1)[:, 0] // weight[0].numel()
         scale = scale[filters] if scale.dim() else scale

@@ -151,18 +151,22 @@ def rebuild(
     Raises:
         RunError: The state does not fit the architecture.
     """
-    model, example = build().cpu().eval(), example.detach().cpu()
-    try:
-        remove_channels(model, removed, example)
-        model = insert_activation_quantizers(model, plan, example)
-        # tensors read from a file are not aligned as fresh ones are, and some kernels round by alignment
-        model.load_state_dict({name: value.clone() for name, value in state.items()}, assign=True)
-    except (AttributeError, IndexError, RuntimeError) as error:
-        lines = " ".join(line.strip() for line in str(error).splitlines()[:3])
-        raise RunError(f"`build` must make the architecture that {source} was saved from; found: {lines}") from error
-    for quantizer in activation_quantizers(model.modules()):
-        quantizer.freeze()
-    return model.eval()
+    # a caller may well be in inference mode, in which channel dependencies cannot be traced
+    with torch.inference_mode(False), torch.enable_grad():
+        model, example = build().cpu().eval(), torch.zeros(example.shape, dtype=example.dtype)
+        try:
+            remove_channels(model, removed, example)
+            model = insert_activation_quantizers(model, plan, example)
+            # tensors read from a file are not aligned as fresh ones are, and some kernels round by alignment
+            model.load_state_dict({name: value.clone() for name, value in state.items()}, assign=True)
+        except (AttributeError, IndexError, RuntimeError) as error:
+            lines = " ".join(line.strip() for line in str(error).splitlines()[:3])
+            raise RunError(
+                f"`build` must make the architecture that {source} was saved from; found: {lines}"
+            ) from error
+        for quantizer in activation_quantizers(model.modules()):
+            quantizer.freeze()
+        return model.eval()
 
 
 def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

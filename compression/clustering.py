@@ -99,7 +99,11 @@ def assign(rows: Tensor, codebook: Tensor) -> Tensor:
     """
     ordered, order = torch.sort(codebook.detach(), dim=1, stable=True)
     midpoints = (ordered[:, 1:] + ordered[:, :-1]) / 2
-    positions = torch.searchsorted(midpoints.contiguous(), rows.detach().contiguous())
+    values = rows.detach().contiguous()
+    if len(values) == 1:  # one row is half as slow without the batch dimension
+        positions = torch.searchsorted(midpoints[0], values[0]).unsqueeze(0)
+    else:
+        positions = torch.searchsorted(midpoints.contiguous(), values)
     return torch.gather(order, 1, positions)
 
 

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 SCALE_BITS = 16
-CLIP_RATIOS = tuple(1.0 - 0.05 * step for step in range(15))
+CLIP_RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 MOMENTUM = 0.95
 
 

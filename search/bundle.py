@@ -1,4 +1,4 @@
-"""A deployed bundle: what it says of itself on disk, and how it becomes a torch module again. It never names code to run."""
+"""A deployed bundle: what it says of itself, and how it becomes a torch module again. It never names code to run."""
 
 from __future__ import annotations
 
@@ -112,9 +112,7 @@ def load_bundle(path: str | Path, *, build: Callable[[], nn.Module] | None = Non
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder / WEIGHTS} cannot be read: {error}") from None
     maker = build or _registered(description.architecture, folder)
-    # the caller may well be in inference mode, where channel dependencies cannot be traced
-    with torch.inference_mode(False), torch.enable_grad():
-        return rebuild(maker, description.plan, description.removed, state, example, source=folder)
+    return rebuild(maker, description.plan, description.removed, state, example, source=folder)
 
 
 def _registered(architecture: Architecture, folder: Path) -> Callable[[], nn.Module]:

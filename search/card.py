@@ -27,16 +27,18 @@ def write_card(
     """Write `card.md` into `folder`."""
     study, test, recipe = run.study, metrics["test"], candidate.plan.recipe
     shape = description.architecture.input_shape
+    names = ", ".join(description.class_names[:12]) + (", …" if len(description.class_names) > 12 else "")
+    sides = ", ".join(map(str, shape))
     lines = [
         f"# {study.study.name}, trial {trial.number}",
         "",
         f"`{description.architecture.name}` for {description.architecture.classes} classes "
-        f"({', '.join(description.class_names[:12])}{', …' if len(description.class_names) > 12 else ''}), compressed by "
-        f"Forgefront {metrics['forgefront']}.",
+        f"({names}), compressed by Forgefront {metrics['forgefront']}.",
         "",
         "## Scores",
         "",
-        f"Test split, ONNX Runtime: accuracy {test['accuracy']:.2%} on the {test['images']} images that `metrics.json` names.",
+        f"Test split, ONNX Runtime: accuracy {test['accuracy']:.2%} on the {test['images']} images that "
+        "`metrics.json` names.",
         "",
         "Validation split, as the search saw them (± one standard error), beside the dense control:",
         "",
@@ -56,20 +58,20 @@ def write_card(
         "",
         "## Running it",
         "",
-        f"Input `images`: float32 (N, {', '.join(map(str, shape))}), RGB in [0, 1]; normalisation is inside. Output: logits.",
+        f"Input `images`: float32 (N, {sides}), RGB in [0, 1]; normalisation is inside. Output: logits.",
         "",
         "```python",
         "import numpy as np, onnxruntime",
         'session = onnxruntime.InferenceSession("model.onnx")',
-        f'logits = session.run(None, {{"images": np.zeros((1, {", ".join(map(str, shape))}), np.float32)}})[0]',
+        f'logits = session.run(None, {{"images": np.zeros((1, {sides}), np.float32)}})[0]',
         "```",
         "",
         'As a torch module: `forgefront.load_bundle("this folder")`.',
         "",
         "## Limits",
         "",
-        "Scores hold for images like those of the study's data set. Latency is a ratio to the dense control on the machine "
-        "that ran the study; measure again on yours. Robustness beyond what the table states was not measured.",
+        "Scores hold for images like those of the study's data set. Latency is a ratio to the dense control on the "
+        "machine that ran the study; measure again on yours. Robustness beyond what the table states was not measured.",
         "",
     ]
     (folder / "card.md").write_text("\n".join(lines), encoding="utf-8")

@@ -77,8 +77,9 @@ def deploy(run: Run, number: int, out: Path) -> list[str]:
         raise
     return [
         f"trial {number}: {artefact.bytes:,} bytes of ONNX ({artefact.zipped_bytes:,} zipped)",
-        f"ONNX Runtime on {len(checked.indices)} test images: accuracy {checked.accuracy:.2%}, torch "
-        f"{checked.torch_accuracy:.2%}, {checked.parity.agreement:.2%} equal predictions, {checked.parity.snr_db:.1f} dB",
+        f"ONNX Runtime on {len(checked.indices)} test images: accuracy {checked.accuracy:.2%}, "
+        f"torch {checked.torch_accuracy:.2%}, {checked.parity.agreement:.2%} equal predictions, "
+        f"{checked.parity.snr_db:.1f} dB",
         "deployed: model.onnx, model.safetensors, plan.json, metrics.json, card.md",
     ]
 
@@ -88,7 +89,9 @@ def _write(
 ) -> tuple[Artefact, _Checked]:
     target = OnnxRuntimeCPU()
     artefact = target.export(candidate, folder, context.task.example.cpu())
-    save_file({name: value.contiguous().clone() for name, value in candidate.model.state_dict().items()}, folder / WEIGHTS)
+    save_file(
+        {name: value.contiguous().clone() for name, value in candidate.model.state_dict().items()}, folder / WEIGHTS
+    )
     architecture = Architecture(**context.task.architecture())
     description = BundleDescription(candidate.plan, architecture, candidate.removed, context.task.class_names)
     write_description(description, folder)

@@ -166,7 +166,9 @@ def _panel(watcher: Watcher, name: str) -> Table:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 1))
-    table.add_row(name, ProgressBar(total=max(1, watcher.trials), completed=watcher.finished, width=40), watcher.summary())
+    table.add_row(
+        name, ProgressBar(total=max(1, watcher.trials), completed=watcher.finished, width=40), watcher.summary()
+    )
     for number, (role, progress) in sorted(watcher.running.items()):
         if progress is None:
             table.add_row(f"trial {number}", "", f"{role}: starting")
@@ -175,5 +177,7 @@ def _panel(watcher: Watcher, name: str) -> Table:
         stage = f"epoch {progress.epoch} of {progress.epochs}, step {progress.step} of {progress.steps}{loss}"
         if progress.step == progress.steps:
             stage += ", scoring"
-        table.add_row(f"trial {number}", ProgressBar(total=progress.steps, completed=progress.step, width=40), f"{role}: {stage}")
+        table.add_row(
+            f"trial {number}", ProgressBar(total=progress.steps, completed=progress.step, width=40), f"{role}: {stage}"
+        )
     return table

@@ -113,7 +113,11 @@ def _reasons(
     if where:
         lines.append(f"{len(kept)} of {len(candidates)} satisfy {' and '.join(where)}")
     lines.append(values)
-    best = [name for name, way in objectives.items() if chosen[name] == (kept[name].max() if way == "maximize" else kept[name].min())]
+    best = [
+        name
+        for name, way in objectives.items()
+        if chosen[name] == (kept[name].max() if way == "maximize" else kept[name].min())
+    ]
     if best:
         lines.append(f"best of those considered in {', '.join(best)}")
     return tuple(lines)
@@ -129,7 +133,9 @@ def _alternatives(
 
 
 def _compare(other: pd.Series, chosen: pd.Series, objectives: dict[str, str]) -> str:
-    gains, losses, even = [], [], []
+    gains: list[str] = []
+    losses: list[str] = []
+    even: list[str] = []
     for name, direction in objectives.items():
         difference = float(other[name]) - float(chosen[name])
         text = f"{name} {_number(other[name])} ({difference:+.4g})"

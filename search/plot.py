@@ -12,7 +12,9 @@ __all__ = ["plot_front"]
 COLOURS = {"front": "#c2410c", "other": "#9ca3af", "control": "#1d4ed8"}
 
 
-def plot_front(trials: pd.DataFrame, objectives: dict[str, str], labels: dict[str, str], file: Path, title: str) -> None:
+def plot_front(
+    trials: pd.DataFrame, objectives: dict[str, str], labels: dict[str, str], file: Path, title: str
+) -> None:
     """Write one panel per pair of objectives to `file` (PNG, PDF or SVG by its ending).
 
     Args:

@@ -78,7 +78,8 @@ def _simplex(objectives: int) -> np.ndarray:
     # all weight vectors with steps of 1/WEIGHT_STEPS: deterministic, and few enough for any number of objectives in use
     steps = WEIGHT_STEPS if objectives <= 5 else 6
     rows = {
-        tuple(np.bincount(choice, minlength=objectives)) for choice in combinations_with_replacement(range(objectives), steps)
+        tuple(np.bincount(choice, minlength=objectives))
+        for choice in combinations_with_replacement(range(objectives), steps)
     }
     return np.array(sorted(rows), dtype=float) / steps
 

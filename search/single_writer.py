@@ -319,19 +319,31 @@ class SingleWriterStorage(BaseStorage):
         return written
 
     def _update(self, trial: FrozenTrial) -> None:
+        import sqlalchemy
         from optuna.storages._rdb import models
         from optuna.storages._rdb.storage import _create_scoped_session
 
         kinds = {"user_attrs": models.TrialUserAttributeModel, "system_attrs": models.TrialSystemAttributeModel}
         pending = self._pending.pop(trial._trial_id, {})
-        database = self._database
-        with _create_scoped_session(database.scoped_session) as session:
+        key = {"trial_id": trial._trial_id}
+        values = [models.TrialValueModel.value_to_stored_repr(value) for value in trial.values or ()]
+        with _create_scoped_session(self._database.scoped_session) as session:
             row = models.TrialModel.find_or_raise_by_id(trial._trial_id, session, for_update=True)
+            if row.state.is_finished():
+                raise RunError(f"a study must have one writer; found trial {trial.number} finished by another program.")
             for kind, attributes in pending.items():
-                for key, value in attributes.items():
-                    database._set_trial_attr_without_commit(session, kinds[kind], trial._trial_id, key, value)
-            for objective, value in enumerate(trial.values or ()):
-                database._set_trial_value_without_commit(session, row, objective, value)
+                model = kinds[kind]
+                # what was flushed with the trial may be set again
+                session.execute(
+                    sqlalchemy.delete(model).where(model.trial_id == row.trial_id, model.key.in_(attributes))
+                )
+                session.execute(sqlalchemy.insert(model), _attribute_rows(key, attributes))
+            if values:
+                rows = [
+                    {**key, "objective": index, "value": value, "value_type": value_type}
+                    for index, (value, value_type) in enumerate(values)
+                ]
+                session.execute(sqlalchemy.insert(models.TrialValueModel), rows)
             row.state = trial.state
             row.datetime_start = trial.datetime_start
             row.datetime_complete = trial.datetime_complete

@@ -27,5 +27,9 @@ def describe(run: Run) -> list[str]:
     if reference is not None:
         volume = front_hypervolume(trials, run.record.directions, reference)
         lines.append(f"front: {len(run.front())} trials, hypervolume {volume:.4f}")
-    lines += [f"trial {trial.number} failed: {trial.user_attrs.get('reason', 'no reason stored')}" for trial in trials if trial.state.name == "FAIL"]
+    lines += [
+        f"trial {trial.number} failed: {trial.user_attrs.get('reason', 'no reason stored')}"
+        for trial in trials
+        if trial.state.name == "FAIL"
+    ]
     return lines

@@ -74,7 +74,9 @@ def render(frame: pd.DataFrame, run: Run, form: str) -> str:
     extras = [name for name in ("latency_ms", "macs_ratio") if name in frame and name not in metrics]
     show_state = not (frame["state"] == "complete").all()
     numbers = [name for name in (*metrics, *extras, "seconds") if frame[name].notna().any()]
-    shown = frame[["number", "role", *(["state"] if show_state else []), *numbers, *(["reason"] if show_state else [])]].copy()
+    shown = frame[
+        ["number", "role", *(["state"] if show_state else []), *numbers, *(["reason"] if show_state else [])]
+    ].copy()
     for name in numbers:
         shown[name] = [_cell(name, value) for value in shown[name]]
     return shown.rename(columns=run.labels).to_string(index=False)

@@ -93,7 +93,9 @@ def _measure(context: TrialContext, subject: _Subject, folder: Path) -> dict[str
     candidate, artefacts = _made(context, subject, folder)
     # what limits a trial's cost has no place here: the whole test split is scored
     objectives = [
-        bind("objective", part.name, {key: value for key, value in part.options.items() if key != "images"}, part.name)()
+        bind(
+            "objective", part.name, {key: value for key, value in part.options.items() if key != "images"}, part.name
+        )()
         for part in (*context.study.objectives, *context.study.metrics)
     ]
     seed = Seed(context.study.study.seed).child("validate")

@@ -19,7 +19,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` of a virtual environment with the wheel; dependencies are lent by path, the editable install is not."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
-    tracked = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True)
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+    )
     for name in tracked.stdout.decode().rstrip("\0").split("\0"):
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from ...studies.errors import TargetError
 from ..quantizers import ActivationQuantizer
 from .onnx_builder import GraphBuilder, Value
+from .onnx_fusion import NORMS, find_fusions
 from .onnx_layers import array, batch_norm, batch_norm_affine, convolution, linear
 from .onnx_ops import FUNCTIONS, METHODS, MODULES
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["emit"]
 
-NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
 WITH_WEIGHTS = (nn.Conv2d, nn.Linear, nn.LayerNorm, *NORMS)
 
 
@@ -97,7 +97,7 @@ class _Emitter:
         self.model, self.codes, self.graph, self.shapes = model, codes, graph, shapes
         self.builder = GraphBuilder()
         self.values: dict[fx.Node, Any] = {}
-        self.folded = self._norms_behind_convolutions()
+        self.fusions = find_fusions(graph, self.modules)
 
     def run(self, input_shape: tuple[int, ...]) -> ModelProto:
         outputs: list[tuple[Value, str]] = []
@@ -114,6 +114,8 @@ class _Emitter:
         try:
             args = [self._argument(argument) for argument in node.args]
             kwargs = {key: self._argument(argument) for key, argument in node.kwargs.items()}
+            if node in self.fusions.absorbed:
+                return args[0]
             if node.op == "call_module":
                 return self._module(node, self.modules[str(node.target)], *args, **kwargs)
             if node.op == "get_attr":
@@ -125,8 +127,8 @@ class _Emitter:
                 return called(*args, **kwargs)
             if rule is not None:
                 return rule(self.builder, *args, **kwargs)
-        except (NotImplementedError, TypeError) as error:
-            raise self._refusal(node, str(error).splitlines()[0]) from None
+        except (NotImplementedError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise self._refusal(node, str(error).splitlines()[0]) from error
         raise self._refusal(node, "there is no rule for it")
 
     def _module(self, node: fx.Node, module: nn.Module, x: Value, *args: Any, **kwargs: Any) -> Value:
@@ -134,13 +136,19 @@ class _Emitter:
         if isinstance(module, ActivationQuantizer):
             return _quantize(graph, x, module) if module.enabled else x
         if isinstance(module, NORMS):
-            return x if node in self.folded.values() else batch_norm(graph, x, batch_norm_affine(module))
+            return batch_norm(graph, x, batch_norm_affine(module))
         if isinstance(module, nn.Conv2d):
-            norm = self.folded.get(node)
+            norm = self.fusions.norms.get(node)
             affine = None if norm is None else batch_norm_affine(self.modules[str(norm.target)])
             weight, bias = array(module.weight), None if module.bias is None else array(module.bias)
             attributes = _convolution_attributes(module)
-            return convolution(graph, x, weight, bias, codes=self.codes.get(name), norm=affine, **attributes)
+            return convolution(
+                *(graph, x, weight, bias),
+                codes=self.codes.get(name),
+                norm=affine,
+                integer=node in self.fusions.quantized,
+                **attributes,
+            )
         if isinstance(module, nn.Linear):
             bias = None if module.bias is None else array(module.bias)
             return linear(graph, x, array(module.weight), bias, self.codes.get(name))
@@ -159,17 +167,6 @@ class _Emitter:
     def _argument(self, argument: Any) -> Any:
         return fx.node.map_arg(argument, lambda node: self.values[node])
 
-    def _norms_behind_convolutions(self) -> dict[fx.Node, fx.Node]:
-        """Convolution node → the batch norm node that alone reads it."""
-        found = {}
-        for node in self.graph.nodes:
-            if node.op == "call_module" and isinstance(self.modules[str(node.target)], NORMS):
-                source = node.args[0]
-                called = isinstance(source, fx.Node) and source.op == "call_module" and len(source.users) == 1
-                if called and isinstance(self.modules[str(source.target)], nn.Conv2d):
-                    found[source] = node
-        return found
-
     def _refusal(self, node: fx.Node, why: str) -> TargetError:
         kind = type(self.modules[str(node.target)]).__name__ if node.op == "call_module" else ""
         operation = kind or getattr(node.target, "__name__", str(node.target))
@@ -184,17 +181,18 @@ def _quantize(graph: GraphBuilder, x: Value, module: ActivationQuantizer) -> Val
 def _convolution_attributes(module: nn.Conv2d) -> dict[str, Any]:
     if module.padding_mode != "zeros":
         raise NotImplementedError(f"padding_mode={module.padding_mode!r}")
-    attributes: dict[str, Any] = {
+    if module.padding == "same":
+        totals = [step * (side - 1) for step, side in zip(module.dilation, module.kernel_size, strict=True)]
+        pads = [total // 2 for total in totals] + [total - total // 2 for total in totals]
+    else:
+        pads = [0] * 4 if module.padding == "valid" else [int(side) for side in module.padding] * 2
+    return {
         "kernel_shape": list(module.kernel_size),
         "strides": list(module.stride),
+        "pads": pads,
         "dilations": list(module.dilation),
         "group": module.groups,
     }
-    if isinstance(module.padding, str):
-        attributes["auto_pad"] = "SAME_UPPER" if module.padding == "same" else "VALID"
-    else:
-        attributes["pads"] = [*module.padding, *module.padding]
-    return attributes
 
 
 def _with_shape(value: Any, shape: Any) -> Any:

@@ -22,6 +22,8 @@ __all__ = ["Affine", "batch_norm", "batch_norm_affine", "convolution", "linear"]
 
 # A bias code beyond this leaves too little of the 32-bit accumulator for the sum of products.
 LARGEST_BIAS = 2.0**30
+# A channel with a smaller step (a batch norm whose gain is 0) gives nothing but its bias.
+SMALLEST_STEP = 1e-20
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def convolution(
     *,
     codes: LayerCodes | None,
     norm: Affine | None,
+    integer: bool,
     **attributes: Any,
 ) -> Value:
     """A convolution and, where `norm` is given, the batch norm behind it.
@@ -79,6 +82,7 @@ def convolution(
         bias: (out,) float or None.
         codes: Integer codes of the weights, None to keep them float.
         norm: Batch norm to apply after the convolution, None for none.
+        integer: Whether the output is quantized at once, so that an integer kernel can take the layer.
         attributes: Attributes of the ONNX node.
     """
     if codes is None:
@@ -89,7 +93,8 @@ def convolution(
         y = Value(graph.add("Conv", *inputs, **attributes))
         return y if norm is None else batch_norm(graph, y, norm)
     integers, scale, shift = fold(codes, bias, norm)
-    return Value(graph.add("Conv", *_integer_inputs(graph, x, integers, scale, shift, axis=0), **attributes))
+    write = _integer_inputs if integer and x.codes is not None else _computed_inputs
+    return Value(graph.add("Conv", *write(graph, x, integers, scale, shift, axis=0), **attributes))
 
 
 def linear(
@@ -103,7 +108,8 @@ def linear(
             inputs.append(graph.constant(bias, np.float32))
     else:
         integers, scale, shift = fold(codes, bias, None)
-        inputs = _integer_inputs(graph, x, integers if flat else integers.T, scale, shift, axis=0 if flat else 1)
+        write = _integer_inputs if x.codes is not None else _computed_inputs
+        inputs = write(graph, x, integers if flat else integers.T, scale, shift, axis=0 if flat else 1)
     if flat:
         return Value(graph.add("Gemm", *inputs, transB=1))
     product = graph.add("MatMul", *inputs[:2])
@@ -122,21 +128,25 @@ def fold(
     shift = norm.shift if bias is None else norm.shift + bias * norm.scale
     sign = np.where(norm.scale < 0.0, -1, 1).astype(np.int8)
     folded = np.abs(norm.scale) * scale
-    dead = folded < np.finfo(np.float32).tiny
-    integers = integers * np.where(dead, np.int8(0), sign).reshape(-1, *[1] * (integers.ndim - 1)).astype(np.int8)
-    return integers, np.where(dead, 1.0, folded).astype(np.float32), shift
+    integers = integers * sign.reshape(-1, *[1] * (integers.ndim - 1))
+    return integers, folded.astype(np.float32), shift
+
+
+def _computed_inputs(
+    graph: GraphBuilder, x: Value, integers: np.ndarray, scale: np.ndarray, bias: np.ndarray | None, axis: int
+) -> list[str]:
+    """x, the weights as a constant expression of their codes (computed once, on loading) and a float bias."""
+    along = [-1 if place == axis else 1 for place in range(integers.ndim)] if scale.ndim else []
+    real = graph.add("Cast", graph.constant(integers), to=TensorProto.FLOAT)
+    weight = graph.add("Mul", real, graph.constant(scale.reshape(along)))
+    return [graph.real(x), weight, *([] if bias is None else [graph.constant(bias, np.float32)])]
 
 
 def _integer_inputs(
     graph: GraphBuilder, x: Value, integers: np.ndarray, scale: np.ndarray, bias: np.ndarray | None, axis: int
 ) -> list[str]:
-    """Names of the layer's inputs: x, the weights from their codes and, where there is one, the bias."""
-    if x.codes is None:
-        # A constant expression: the runtime computes it on loading, where it would run a DequantizeLinear every time.
-        along = [-1 if place == axis else 1 for place in range(integers.ndim)] if scale.ndim else []
-        real = graph.add("Cast", graph.constant(integers), to=TensorProto.FLOAT)
-        weight = graph.add("Mul", real, graph.constant(scale.reshape(along)))
-        return [graph.real(x), weight, *([] if bias is None else [graph.constant(bias, np.float32)])]
+    """Quantized x, dequantized codes and a dequantized int32 bias, which the runtime makes an integer layer of."""
+    assert x.codes is not None
     if bias is not None:
         integers, scale = _room_for_bias(integers, scale, bias, x.codes.scale, axis)
     step = graph.constant(scale)
@@ -158,7 +168,7 @@ def _room_for_bias(
     integers: np.ndarray, scale: np.ndarray, bias: np.ndarray, input_scale: float, axis: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where a bias would not fit 32 bits, the channel's products are below its rounding: drop them, widen the step."""
-    needed = np.abs(bias) / (LARGEST_BIAS * input_scale)
+    needed = np.maximum(np.abs(bias) / (LARGEST_BIAS * input_scale), SMALLEST_STEP)
     narrow = needed > scale
     if not narrow.any():
         return integers, scale

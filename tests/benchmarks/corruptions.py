@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from forgefront.objectives.corruptions.randomness import Draws
-from forgefront.studies.registry import names, resolve
 from PIL import Image
 from sklearn.datasets import load_sample_images
+
+from forgefront.objectives.corruptions.randomness import Draws
+from forgefront.studies.registry import names, resolve
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10" / "test_000.webp"
 REPEATS = 3

@@ -7,14 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
 from forgefront.compression.candidate import Candidate
 from forgefront.objectives.base import Subject
 from forgefront.spaces.plan import Recipe, TrialPlan
 from forgefront.studies.load import load_study
 from forgefront.studies.seeds import Seed
 from forgefront.trainers.tasks.classification import ClassificationTask
-from PIL import Image
-from sklearn.datasets import load_sample_images
 
 CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10" / "test_000.webp"
 

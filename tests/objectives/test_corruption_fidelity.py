@@ -9,10 +9,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from forgefront.objectives.corruptions.randomness import Draws
-from forgefront.studies.registry import resolve
 from PIL import Image
 from scipy import ndimage
+
+from forgefront.objectives.corruptions.randomness import Draws
+from forgefront.studies.registry import resolve
 
 SEVERITIES = range(1, 6)
 

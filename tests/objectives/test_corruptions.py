@@ -7,11 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_sample_images
+from torch import Tensor
+
 from forgefront.objectives.corruptions.blur import glass_sources
 from forgefront.objectives.corruptions.randomness import Draws
 from forgefront.studies.registry import names, resolve
-from sklearn.datasets import load_sample_images
-from torch import Tensor
 
 NAMES = names("corruption")
 DETERMINISTIC = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression"}

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from forgefront.compression.candidate import Candidate
 from forgefront.objectives.accuracy import Accuracy, WorstClassAccuracy
 from forgefront.objectives.adversarial import MASKING_GAP, PGDAccuracy
@@ -19,7 +21,6 @@ from forgefront.objectives.size import CompressionRatio, MACs, count_macs
 from forgefront.spaces.plan import TrialPlan
 from forgefront.studies.errors import InputError, StudyFileError
 from forgefront.studies.registry import names, resolve, validate_options
-from torch import Tensor, nn
 
 
 class RoundedInput(nn.Module):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from forgefront.compression.candidate import Candidate
 from forgefront.compression.targets.onnxruntime_cpu import OnnxRuntimeCPU
 from forgefront.objectives.base import Subject

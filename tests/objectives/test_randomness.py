@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from forgefront.objectives.corruptions.randomness import Draws, poisson_quantile
 from scipy import stats
+
+from forgefront.objectives.corruptions.randomness import Draws, poisson_quantile
 
 
 def draws(stream: str = "a", seed: int = 0, count: int = 50) -> Draws:

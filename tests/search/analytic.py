@@ -8,12 +8,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
 from forgefront.search.engines.base import TrialOutcome, TrialProgress
 from forgefront.search.problem import Problem
 from forgefront.search.run_folder import RunFolder
 from forgefront.studies.conditions import parse_condition
 from forgefront.studies.errors import DataError
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 SEED = 3
 SPACE = {

@@ -8,6 +8,8 @@ import analytic
 import numpy as np
 import optuna
 import pytest
+from optuna.trial import TrialState
+
 from forgefront.search.coordinator import ControlFailedError
 from forgefront.search.events import StudyFinished, StudyStarted, TrialFinished, TrialProgress, TrialStarted
 from forgefront.search.fingerprint import compare
@@ -18,7 +20,6 @@ from forgefront.search.samplers.seeded import Configurations
 from forgefront.search.samplers.tpe import tpe
 from forgefront.search.storage import sqlite_url
 from forgefront.studies.errors import LockHeldError, RunError, StudyMismatchError
-from optuna.trial import TrialState
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from forgefront import load_bundle, load_run
 from forgefront.search.deploy import deploy
 from forgefront.search.trial import TrialContext
 from forgefront.search.validate import validate
 from forgefront.studies.errors import ParityError, RunError
-from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture(scope="module")

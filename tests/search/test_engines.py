@@ -7,6 +7,7 @@ from pathlib import Path
 
 import analytic
 import pytest
+
 from forgefront.search.engines.base import TrialRequest, failure, threads_per_worker
 from forgefront.search.engines.processes import ProcessEngine
 from forgefront.search.engines.serial import SerialEngine

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from forgefront.search.lock import Holder, coordinator_lock, current_holder
 from forgefront.studies.errors import LockHeldError, RunError
 

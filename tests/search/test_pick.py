@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+
 from forgefront.search.pick import pick
 from forgefront.search.preference import Preference, achievement, knee_utility, normalize_losses, parse_preference, rank
 from forgefront.studies.errors import InputError

@@ -9,10 +9,11 @@ from pathlib import Path
 import analytic
 import optuna
 import pytest
+from optuna.trial import TrialState
+
 from forgefront.search.coordinator import Interrupted
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.storage import sqlite_url
-from optuna.trial import TrialState
 
 TRIALS = 24
 

@@ -3,14 +3,15 @@ import itertools
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
+from optuna.trial import TrialState, create_trial
+
 from forgefront.search.samplers.nsga2 import nsga2
 from forgefront.search.samplers.random import random
 from forgefront.search.samplers.seeded import Configurations, grid_values
 from forgefront.search.samplers.tpe import tpe
 from forgefront.studies.registry import names, resolve, validate_options
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
-from optuna.trial import TrialState, create_trial
 
 SPACE = {
     **{f"sparsity/{layer}": FloatDistribution(0.0, 0.9, step=0.05) for layer in range(6)},

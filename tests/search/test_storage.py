@@ -7,12 +7,13 @@ from pathlib import Path
 import optuna
 import pytest
 import sqlalchemy
-from forgefront.search.single_writer import SingleWriterStorage
-from forgefront.search.storage import open_storage, sqlite_url
-from forgefront.studies.errors import RunError
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
+
+from forgefront.search.single_writer import SingleWriterStorage
+from forgefront.search.storage import open_storage, sqlite_url
+from forgefront.studies.errors import RunError
 
 SPACE = {
     **{f"sparsity/{layer}": FloatDistribution(0.0, 0.9, step=0.05) for layer in range(20)},

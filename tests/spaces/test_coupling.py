@@ -7,13 +7,14 @@ import copy
 import pytest
 import torch
 import torch_pruning
+from torch import nn
+
 from forgefront.spaces.coupling import dependency_graph, output_groups
 from forgefront.spaces.removal_check import prunable_convolutions
 from forgefront.studies.errors import ModelError
 from forgefront.trainers.models.cifar_resnet import resnet20
 from forgefront.trainers.models.digits_cnn import digits_cnn
 from forgefront.trainers.models.torchvision_models import build
-from torch import nn
 
 
 def example(size: int = 32, channels: int = 3) -> torch.Tensor:

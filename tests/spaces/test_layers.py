@@ -6,6 +6,8 @@ from math import prod
 
 import pytest
 import torch
+from torch import nn
+
 from forgefront.spaces.groups import group_layers
 from forgefront.spaces.layers import inspect_layers
 from forgefront.studies.errors import ModelError
@@ -13,7 +15,6 @@ from forgefront.trainers.models.base import with_normalization
 from forgefront.trainers.models.cifar_resnet import resnet20
 from forgefront.trainers.models.digits_cnn import digits_cnn
 from forgefront.trainers.models.torchvision_models import build
-from torch import nn
 
 
 def test_resnet20_counts_and_order() -> None:

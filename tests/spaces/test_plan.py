@@ -7,6 +7,7 @@ import random
 from dataclasses import FrozenInstanceError
 
 import pytest
+
 from forgefront.spaces.plan import Clustering, LayerPlan, Pruning, Quantization, Recipe, TrialPlan
 
 

@@ -6,6 +6,7 @@ import json
 
 import optuna
 import pytest
+
 from forgefront.spaces.known import ladder
 from forgefront.spaces.layers import LayerInfo, inspect_layers
 from forgefront.spaces.plan import LayerPlan, Recipe, TrialPlan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from forgefront.studies.conditions import Condition, parse_condition
 from forgefront.studies.errors import InputError
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pydantic
 import pytest
+
 from forgefront.studies.differences import study_differences
 from forgefront.studies.errors import InputError, StudyFileError
 from forgefront.studies.load import load_study, read_study_text, shipped, shipped_descriptions, study_to_toml

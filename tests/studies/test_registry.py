@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from forgefront.studies.errors import InputError, StudyFileError
 from forgefront.studies.registry import REGISTRY, bind, names, options_model, resolve, validate_options
 

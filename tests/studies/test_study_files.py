@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from forgefront.studies.errors import InputError, StudyFileError
 from forgefront.studies.load import load_study, read_study_text
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from forgefront.studies.errors import ModelError
 from forgefront.trainers.models import ImageClassifier, Normalize, build_classifier, load_weights, with_normalization
 from forgefront.trainers.models.cifar_resnet import PadShortcut, resnet20, resnet32, resnet56
 from forgefront.trainers.models.digits_cnn import digits_cnn
 from forgefront.trainers.models.torchvision_models import build, torchvision_names
-from torch import nn
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from forgefront.studies.errors import ModelError
 from forgefront.trainers.models import load_weights, with_normalization
 from forgefront.trainers.models.digits_cnn import DigitsCNN, digits_cnn
-from safetensors.torch import save_file
 
 
 class RunsCode:
@@ -64,7 +65,7 @@ def _save(content: object) -> Callable[[Path], None]:
 
 def _pickle(path: Path) -> None:
     with path.open("wb") as file:
-        pickle.dump({"weight": RunsCode()}, file)
+        pickle.dump({"weight": RunsCode()}, file, protocol=2)
 
 
 def _truncate(path: Path) -> None:

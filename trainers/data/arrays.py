@@ -53,9 +53,10 @@ def _open(file: Path) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise DataError(f'`task.data.path` must be an .npz file; found no file "{file}".')
     try:
-        with np.load(file, allow_pickle=False) as content:
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
+        content = np.load(file, allow_pickle=False)
+        if not isinstance(content, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with content:
             return {key: content[key] for key in content.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f'"{file}" must be an .npz file of plain arrays; {error}.') from error

@@ -1,0 +1,165 @@
+"""Parity, size, timing and the lock on a device."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from forgefront.compression.targets.device_lock import device_lock, lock_path
+from forgefront.compression.targets.parity import check_parity, signal_to_noise
+from forgefront.compression.targets.size import file_bytes, zipped_bytes
+from forgefront.compression.targets.timing import TimingOptions, compare, wall_clock
+from forgefront.studies.errors import DeviceError, ParityError
+from forgefront.studies.seeds import Seed
+
+
+def predictions(outputs):
+    return outputs.argmax(axis=1)
+
+
+OUTPUTS = np.random.default_rng(0).normal(size=(200, 10)).astype(np.float32)
+
+
+def test_signal_to_noise_is_in_decibels():
+    assert signal_to_noise(OUTPUTS, OUTPUTS) == float("inf")
+    assert signal_to_noise(OUTPUTS, OUTPUTS * 1.1) == pytest.approx(20.0, abs=1e-3)
+    assert signal_to_noise(OUTPUTS, OUTPUTS * 1.01) == pytest.approx(40.0, abs=1e-3)
+
+
+def test_equal_outputs_pass():
+    parity = check_parity(OUTPUTS, OUTPUTS + np.float32(1e-4), predictions=predictions)
+    assert parity.agreement == 1.0
+    assert parity.snr_db > 70.0
+    assert parity.images == 200
+    assert check_parity(OUTPUTS, OUTPUTS, predictions=predictions).to_dict()["snr_db"] is None
+
+
+UNEQUAL = {
+    "noise": OUTPUTS + np.random.default_rng(1).normal(size=OUTPUTS.shape),
+    "shape": OUTPUTS[:, :9],
+    "permuted": OUTPUTS[:, ::-1],
+    "infinite": np.where(OUTPUTS > 2, np.inf, OUTPUTS),
+}
+
+
+@pytest.mark.parametrize("name", UNEQUAL)
+def test_outputs_that_differ_are_refused_in_one_line(name):
+    with pytest.raises(ParityError) as error:
+        check_parity(OUTPUTS, UNEQUAL[name], predictions=predictions)
+    assert "\n" not in str(error.value)
+
+
+def test_the_refusal_states_both_figures():
+    with pytest.raises(ParityError, match=r"20 dB and 98\.0% .* found -?\d+\.\d dB and \d+\.\d% on 200 images"):
+        check_parity(OUTPUTS, UNEQUAL["noise"], predictions=predictions)
+
+
+def test_agreement_is_a_gate_of_its_own():
+    near = OUTPUTS.copy()
+    near[:20] = near[:20, ::-1]
+    with pytest.raises(ParityError, match=r"90\.0%"):
+        check_parity(OUTPUTS, near, predictions=predictions, minimum_snr_db=0.0)
+
+
+def test_zipped_bytes_are_those_of_an_archive_and_repeat(tmp_path):
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"abc" * 10_000)
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archived:
+        archived.write(path, "model")
+    assert file_bytes(path) == 30_000
+    assert zipped_bytes(path) == zipped_bytes(path)
+    assert abs(zipped_bytes(path) - archive.stat().st_size) < 64
+
+
+def synthetic(seconds):
+    """A model whose runs take a stated time, without a clock."""
+    return lambda repeats: seconds
+
+
+QUICK = TimingOptions(rounds=50, minimum_rounds=10, warm_up=0.001)
+
+
+def test_the_ratio_is_reference_over_candidate():
+    found = compare(synthetic(0.001), synthetic(0.003), options=QUICK, seed=Seed(0))
+    assert found.speedup == pytest.approx(3.0)
+    assert found.minimum_speedup == pytest.approx(3.0)
+    assert found.speedup_iqr == pytest.approx((3.0, 3.0))
+    assert found.latency_ms == pytest.approx(1.0)
+    assert found.reference_ms == pytest.approx(3.0)
+
+
+def test_a_precise_ratio_stops_early_and_a_noisy_one_goes_on():
+    noise = np.random.default_rng(0)
+    precise = compare(synthetic(0.001), synthetic(0.003), options=QUICK, seed=Seed(0))
+    noisy = compare(lambda repeats: noise.uniform(0.001, 0.01), synthetic(0.003), options=QUICK, seed=Seed(0))
+    assert precise.rounds == QUICK.minimum_rounds
+    assert noisy.rounds == QUICK.rounds
+
+
+def test_a_drift_of_the_machine_does_not_reach_the_ratio():
+    speed = iter(np.repeat(np.linspace(1.0, 3.0, 10_000), 2))
+
+    def drifting(factor):
+        return lambda repeats: factor * next(speed)
+
+    found = compare(drifting(0.001), drifting(0.002), options=TimingOptions(warm_up=1e-4), seed=Seed(0))
+    assert found.speedup == pytest.approx(2.0, rel=0.01)
+
+
+def test_order_within_rounds_is_shuffled_by_the_seed():
+    calls: list[str] = []
+
+    def recorded(name):
+        def timed(repeats):
+            calls.append(name)
+            return 0.5
+
+        return timed
+
+    def order(seed):
+        calls.clear()
+        compare(recorded("c"), recorded("r"), options=TimingOptions(warm_up=1e-9), seed=seed)
+        return "".join(calls[-30:])
+
+    first, second, third = order(Seed(1)), order(Seed(1)), order(Seed(2))
+    assert first == second != third
+    assert {first[i : i + 2] for i in range(0, 30, 2)} == {"cr", "rc"}
+
+
+def test_wall_clock_gives_the_seconds_of_one_run():
+    runs: list[int] = []
+    assert 0.0 <= wall_clock(lambda: runs.append(1))(7) < 1.0
+    assert len(runs) == 7
+
+
+HOLD = """
+import sys
+from forgefront.compression.targets.device_lock import device_lock
+with device_lock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_a_second_process_waits_for_the_device_and_a_killed_one_frees_it():
+    device = "test device/0"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline().strip() == "held"
+        with pytest.raises(DeviceError, match="test device/0") as error, device_lock(device, timeout=0.2):
+            pass
+        assert "\n" not in str(error.value)
+        with device_lock("another device", timeout=5):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    with device_lock(device, timeout=5):
+        assert lock_path(device).exists()

@@ -1,0 +1,208 @@
+"""The training loop and its guard: determinism, budget, divergence, recovery."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+from forgefront.compression.attach import Attached, attach
+from forgefront.spaces.layers import inspect_layers
+from forgefront.spaces.plan import LayerPlan, Pruning, Quantization, Recipe, TrialPlan
+from forgefront.studies.errors import DivergedError, InputError
+from forgefront.studies.schema import Study
+from forgefront.studies.seeds import Seed
+from forgefront.trainers.attacks.pgd import PGDAT
+from forgefront.trainers.attacks.single_step import NFGSM
+from forgefront.trainers.fit import Progress, fit, make_attack, weight_sparsity
+from forgefront.trainers.overfitting_guard import OverfittingGuard, is_overfitting
+from forgefront.trainers.tasks.classification import ClassificationTask
+
+CPU = torch.device("cpu")
+ADVERSARIAL = Recipe(regime="adversarial", method="n-fgsm", epsilon=0.1)
+
+
+@cache
+def make_study(regime: str = "standard", **training) -> Study:
+    optimizer = {"learning_rate": training.pop("learning_rate", 0.05)}
+    return Study.model_validate(
+        {
+            "study": {"name": "test"},
+            "task": {
+                "data": {"name": "digits", "validation": {"from": "train", "count": 300}, "train_images": 256},
+                "model": {"name": "digits-cnn", "width": 8},
+            },
+            "training": {"regime": regime, "batch_size": 32, "device": "cpu", "optimizer": optimizer, **training},
+            "space": {"sparsity": {"high": 0.9}},
+            "objectives": [{"name": "accuracy"}],
+        }
+    )
+
+
+def attached_model(task: ClassificationTask, plan: TrialPlan | None = None, *, seed: int = 0) -> Attached:
+    model = task.starting_model(Seed(seed))
+    layers = inspect_layers(model, task.input_shape)
+    return attach(model, plan or TrialPlan(), layers, task.example, seed=Seed(seed))
+
+
+def train(study: Study, recipe: Recipe, plan: TrialPlan | None = None, *, seed: int = 0, on_progress=None):
+    task = ClassificationTask(study, CPU)
+    attached = attached_model(task, plan)
+    return task, attached, fit(task, attached, recipe, study.training, seed=Seed(seed), on_progress=on_progress)
+
+
+def digest(model: nn.Module) -> str:
+    state = sorted(model.state_dict().items())
+    return hashlib.sha256(b"".join(name.encode() + value.numpy().tobytes() for name, value in state)).hexdigest()
+
+
+def compressed() -> TrialPlan:
+    plan = LayerPlan(Pruning(0.5), None, Quantization("aware", 4, 8))
+    return TrialPlan({"network.stage1.residual.conv1": plan, "network.stage2.dense.conv": plan})
+
+
+def digest_of_a_short_run(seed: int = 0) -> str:
+    torch.set_num_threads(1)
+    recipe = Recipe(regime="adversarial", method="n-fgsm", epsilon=0.05, augmentation_strength=0.5)
+    _, attached, _ = train(make_study("adversarial", steps=6, crop_padding=1), recipe, compressed(), seed=seed)
+    return digest(attached.model)
+
+
+def test_same_seed_same_weights_in_this_process_and_in_a_fresh_one():
+    program = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('run', {__file__!r})\n"
+        "module = importlib.util.module_from_spec(spec); sys.modules['run'] = module; spec.loader.exec_module(module)\n"
+        "print(module.digest_of_a_short_run())"
+    )
+    threads = torch.get_num_threads()
+    first, again, other = digest_of_a_short_run(), digest_of_a_short_run(), digest_of_a_short_run(1)
+    torch.set_num_threads(threads)
+    fresh = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert first == again == fresh.stdout.strip()
+    assert first != other
+
+
+def test_training_learns_and_reports():
+    seen: list[Progress] = []
+    task, attached, result = train(make_study(epochs=10), Recipe(), on_progress=seen.append)
+    assert [row["epoch"] for row in result.history] == list(range(1, 11))
+    assert [row["step"] for row in result.history] == [8 * epoch for epoch in range(1, 11)]
+    assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
+    assert result.history[-1]["train_accuracy"] > 0.9
+    assert result.deviations == []
+    assert not attached.model.training
+    assert (seen[-1].epoch, seen[-1].epochs, seen[-1].step, seen[-1].steps) == (10, 10, 80, 80)
+    assert [progress.step for progress in seen] == sorted({*range(10, 81, 10), *range(8, 81, 8)})
+    held = next(task.evaluation("validation").batches(300))
+    assert task.correct(attached.model(held.images), held.targets).float().mean() > 0.8
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (8, 1), (9, 2), (20, 3)])
+def test_a_budget_in_steps_is_kept_exactly(steps, epochs):
+    _, _, result = train(make_study(steps=steps), Recipe())
+    assert result.history[-1]["step"] == steps
+    assert len(result.history) == epochs
+
+
+def test_compression_is_at_its_goal_and_in_the_history():
+    plan = TrialPlan({"network.stage2.dense.conv": LayerPlan(Pruning(0.9))})
+    _, attached, result = train(make_study(steps=16), Recipe(), plan)
+    weight = attached.model.get_submodule("network.stage2.dense.conv").weight
+    assert (weight == 0).float().mean() == pytest.approx(0.9, abs=0.01)
+    assert result.history[-1]["sparsity"] == pytest.approx(weight_sparsity(attached.model), abs=0.01)
+    assert result.history[-1]["sparsity"] > 0.2
+
+
+def test_a_diverging_training_stops_and_says_so():
+    with pytest.raises(DivergedError, match=r"The loss became (inf|nan) by step \d+ of 40|weights are infinite"):
+        train(make_study(steps=40, learning_rate=1e30), Recipe())
+
+
+def test_gradient_clip_keeps_a_step_small():
+    study = make_study(steps=1, gradient_clip=1e-6)
+    task = ClassificationTask(study, CPU)
+    before = {name: p.detach().clone() for name, p in task.starting_model(Seed(0)).named_parameters()}
+    _, attached, _ = train(study, Recipe())
+    decay = 0.05 * 5e-4 * max(float(p.abs().max()) for p in before.values())
+    for name, parameter in attached.model.named_parameters():
+        assert (parameter - before[name]).abs().max() < 1e-6 + decay
+
+
+def test_adversarial_training_withstands_what_plain_training_does_not():
+    task, plain, _ = train(make_study(epochs=15), Recipe())
+    _, robust, result = train(make_study("adversarial", epochs=15, epsilon=0.05), ADVERSARIAL)
+    guard = OverfittingGuard(task, 0.1, seed=Seed(0))
+    (_, plain_accuracy), (_, robust_accuracy) = guard.accuracies(plain.model), guard.accuracies(robust.model)
+    assert robust_accuracy > plain_accuracy + 0.2
+    assert result.deviations == []
+
+
+def test_the_attack_follows_recipe_and_study():
+    training = make_study("adversarial", epochs=1, method="pgd-at", attack_steps=4).training
+    attack = make_attack(Recipe(regime="adversarial", method="pgd-at", epsilon=0.1), training)
+    assert isinstance(attack, PGDAT)
+    assert (attack.epsilon, attack.steps) == (0.1, 4)
+    early = make_attack(ADVERSARIAL, make_study("adversarial", epochs=1).training, 0.125)
+    assert isinstance(early, NFGSM)
+    assert early.epsilon == pytest.approx(0.05)
+    assert make_attack(Recipe(), training) is None
+
+
+def test_attack_steps_of_an_attack_without_steps_are_refused():
+    training = make_study("adversarial", epochs=1, attack_steps=4).training
+    with pytest.raises(InputError, match='`training.attack_steps` must be left out with the method "n-fgsm"'):
+        make_attack(ADVERSARIAL, training)
+
+
+@pytest.mark.parametrize(
+    ("best", "now", "overfits"),
+    [
+        ((0.9, 0.5), (0.95, 0.0), True),
+        ((0.9, 0.5), (0.9, 0.29), True),
+        ((0.9, 0.5), (0.9, 0.31), False),
+        ((0.9, 0.5), (0.5, 0.1), False),  # compression took both
+        ((0.9, 0.5), (0.8, 0.1), True),
+        ((0.0, 0.0), (0.1, 0.0), False),
+    ],
+)
+def test_what_counts_as_catastrophic_overfitting(best, now, overfits):
+    assert is_overfitting(best, now) is overfits
+
+
+def test_the_guard_restores_the_last_good_weights():
+    task, robust, _ = train(make_study("adversarial", epochs=15, epsilon=0.05), ADVERSARIAL)
+    model = robust.model.train()
+    guard = OverfittingGuard(task, 0.05, seed=Seed(0))
+    assert guard.check(model) is None
+    good = digest(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    # plain training on the guard's own images: clean accuracy holds, robustness goes
+    for number in range(30):
+        for batch in task.train_batches(Recipe(), batch_size=32, seed=Seed(number)):
+            optimizer.zero_grad()
+            (8.0 * task.loss(model(batch.images), batch, Recipe())).backward()
+            optimizer.step()
+        if is_overfitting(guard._best, guard.accuracies(model)):
+            break
+    deviation = guard.check(model)
+    assert deviation is not None
+    assert deviation.startswith("catastrophic overfitting: PGD accuracy 0.")
+    assert digest(model) == good
+    assert model.training
+
+
+def test_fit_restores_slows_down_and_records_it(monkeypatch):
+    verdicts = iter([(0.9, 0.6), (0.95, 0.05)] + [(0.9, 0.6)] * 8)
+    monkeypatch.setattr(OverfittingGuard, "accuracies", lambda self, model: next(verdicts))
+    _, _, result = train(make_study("adversarial", steps=20), ADVERSARIAL)
+    (deviation,) = result.deviations
+    assert deviation.startswith("step 4 of 20: catastrophic overfitting: PGD accuracy 0.05 after 0.60")
+    assert deviation.endswith("last good weights restored, learning rate halved")
+    _, _, undisturbed = train(make_study("adversarial", steps=20, overfitting_guard=False), ADVERSARIAL)
+    assert result.history[-1]["learning_rate"] == pytest.approx(undisturbed.history[-1]["learning_rate"] / 2)
