@@ -20,12 +20,13 @@ from ..spaces.layers import LayerInfo
 from ..spaces.plan import FLOAT_BITS
 from ..studies.errors import CandidateError
 from .attach import Attached
+from .bias_grid import round_biases
 from .candidate import Candidate, LayerCodes
 from .clustering import ClusterWeight
 from .insertion import insert_activation_quantizers
 from .pruning import latent_weight, masked_weight
 from .quantizers import WeightQuantizer, activation_quantizers, quantize_weight
-from .removal import remove_channels
+from .removal import Removed, remove_channels
 
 __all__ = ["bake"]
 
@@ -33,6 +34,9 @@ __all__ = ["bake"]
 @torch.no_grad()
 def bake(attached: Attached, build: Callable[[], nn.Module], layers: Sequence[LayerInfo], example: Tensor) -> Candidate:
     """The candidate that `attached` has become; in eval mode the two give the same outputs, up to float rounding.
+
+    Weights are those simulated, bit for bit. Biases of integer layers move to the grid of the accumulator, by half a
+    step at most (see `bias_grid`), so that what is scored is what an integer runtime computes.
 
     Args:
         attached: Trained and finalized. It is left as it is.
@@ -51,9 +55,7 @@ def bake(attached: Attached, build: Callable[[], nn.Module], layers: Sequence[La
     dtype = next((value.dtype for value in shipped.values() if value.is_floating_point()), torch.float32)
     removed = attached.removed()
     parameters = sum(parameter.numel() for parameter in carrier.parameters())
-    _number(carrier.double())
-    remove_channels(carrier, removed, example.double())
-    indices = {name: value.long() for name, value in carrier.state_dict().items() if value.is_floating_point()}
+    indices = _surviving_indices(carrier, removed, example) if removed else {}
     carrier.to(dtype)
     latent_model = _filled(carrier, latent, indices)
     model = insert_activation_quantizers(_filled(carrier, shipped, indices), attached.plan, example.to(dtype))
@@ -62,6 +64,7 @@ def bake(attached: Attached, build: Callable[[], nn.Module], layers: Sequence[La
     for name, layer in codes.items():
         if not torch.equal(layer.weight(), model.get_parameter(f"{name}.weight")):
             raise CandidateError(f"`codes` of {name} must reproduce its weight; found a difference.")
+    round_biases(model, codes)
     device = next(attached.model.parameters()).device
     candidate = Candidate(
         model=model.eval(),
@@ -106,10 +109,13 @@ def _state(source: nn.Module, fresh: nn.Module, read: Callable[[nn.Module, str],
     return state
 
 
-def _number(model: nn.Module) -> None:
-    for value in model.state_dict().values():
+def _surviving_indices(model: nn.Module, removed: Removed, example: Tensor) -> dict[str, Tensor]:
+    """Remove channels of `model`, in place, and find each surviving value's flat index in the full tensor."""
+    for value in model.double().state_dict().values():
         if value.is_floating_point():
             value.copy_(torch.arange(value.numel(), dtype=value.dtype).reshape(value.shape))
+    remove_channels(model, removed, example.double())
+    return {name: value.long() for name, value in model.state_dict().items() if value.is_floating_point()}
 
 
 def _filled(carrier: nn.Module, state: Mapping[str, Tensor], indices: Mapping[str, Tensor]) -> nn.Module:
@@ -142,10 +148,11 @@ def _codes(attached: Attached, layers: Sequence[LayerInfo], indices: Mapping[str
         # on the device of training: another may sum in another order, and then prefer another clip
         weight = _before_bits(attached.source.get_submodule(layer.name))
         codes, scale = (part.cpu() for part in quantize_weight(weight, quantizer.bits, per=quantizer.per))
-        kept = indices[f"{layer.name}.weight"]
-        filters = kept.flatten(1)[:, 0] // weight[0].numel()
-        scale = scale[filters] if scale.dim() else scale
-        result[layer.name] = LayerCodes(codes.flatten()[kept], scale, quantizer.bits)
+        kept = indices.get(f"{layer.name}.weight")
+        if kept is not None:
+            filters = kept.flatten(1)[:, 0] // weight[0].numel()
+            codes, scale = codes.flatten()[kept], scale[filters] if scale.dim() else scale
+        result[layer.name] = LayerCodes(codes, scale, quantizer.bits)
     return result
 
 

@@ -18,8 +18,14 @@ __all__ = ["compare", "fingerprint"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "optuna", "onnx", "onnxruntime")
 # how long, where and by whom a run is worked on does not change what a trial yields
-FREE = ("study.study.description", "study.search.trials", "study.search.timeout", "study.search.workers")
-FREE += ("study.search.engine", "study.storage")
+FREE = (
+    "study.study.description",
+    "study.search.trials",
+    "study.search.timeout",
+    "study.search.workers",
+    "study.search.engine",
+    "study.storage",
+)
 # these may change the last bits of a result, not its meaning
 WARNED = ("environment", "study.training.threads")
 
@@ -33,7 +39,7 @@ def fingerprint(study: Study, inputs: Mapping[str, Any], *, threads: int, device
         threads: CPU threads of one trial.
         device: The device that trials run on, as resolved here.
     """
-    versions = {"forgefront": __version__, "python": platform.python_version()}
+    versions: dict[str, str | None] = {"forgefront": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
     environment = {"versions": versions, "threads": threads, "device": device}
     whole = {"study": study.model_dump(mode="json", by_alias=True), "inputs": dict(inputs), "environment": environment}
@@ -50,7 +56,8 @@ def compare(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     Raises:
         StudyMismatchError: The study, data or checkpoint changed; the message lists every key, old and new.
     """
-    refused, warned = [], []
+    refused: list[str] = []
+    warned: list[str] = []
     before, after = dict(_leaves(stored)), dict(_leaves(current))
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)

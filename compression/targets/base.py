@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..candidate import Candidate
     from .timing import LatencyComparison
 
-__all__ = ["Artefact", "Target"]
+__all__ = ["Artefact", "Target", "simulate"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -111,7 +113,7 @@ def test_pgd_with_no_radius_is_clean_accuracy(victim):
 def test_restarts_can_only_break_more(victim):
     results = [survivors(victim, epsilon=0.04, step_size=0.02, steps=2, restarts=count) for count in (1, 2, 4, 8)]
     assert results[-1].sum() < results[0].sum()
-    for fewer, more in zip(results, results[1:], strict=False):
+    for fewer, more in pairwise(results):
         assert (fewer | ~more).all()
 
 
@@ -139,7 +141,7 @@ def test_pgd_is_never_weaker_than_fgsm_nor_than_noise(victim, epsilon):
 
 
 def test_pgd_leaves_mode_gradients_and_statistics_alone(victim):
-    model, images, targets = victim
+    model, *_ = victim
     model.train()
     model[1].eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -201,7 +201,6 @@ def test_fingerprint_follows_data_splits_and_seed(task, tailed):
 
 
 BAD = {
-    "peeking": (lambda _: {"model": {"weights": "x"}}, DataError, 'must be "test" when `task.model.weights` is given'),
     "too many": (lambda _: {"data": {"validation": {"count": 1500}}}, DataError, "`task.data.validation.count` must"),
     "no checkpoint": (
         lambda folder: {
@@ -213,7 +212,11 @@ BAD = {
     ),
     "unknown data": (lambda _: {"data": {"name": "digit"}}, InputError, 'found "digit". Did you mean "digits"'),
     "unknown option": (lambda _: {"data": {"upsample": "nearest"}}, InputError, "`task.data.upsample`"),
-    "not data": (lambda _: {"data": {"name": "builtins:dict"}}, DataError, "must return an `ImageData`; found dict"),
+    "not data": (
+        lambda _: {"data": {"name": "fractions:Fraction"}},
+        DataError,
+        "must return an `ImageData`; found Fraction",
+    ),
 }
 
 

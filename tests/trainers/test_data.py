@@ -249,7 +249,10 @@ BAD = {
     "cifar python truncated": (python_batch(pickle.dumps(TWO)[:100]), "must be a pickled dict of arrays; "),
     "cifar python not a dict": (python_batch([1, 2]), "found list"),
     "cifar python without pixels": (python_batch({"labels": [0, 1]}), "must hold `data`, uint8 .*found NoneType"),
-    "cifar python few labels": (python_batch({**TWO, "labels": [0]}), "must hold `labels`, a list of 2 labels; found 1"),
+    "cifar python few labels": (
+        python_batch({**TWO, "labels": [0]}),
+        "must hold `labels`, a list of 2 labels; found 1",
+    ),
     "cifar python wrong label": (python_batch({**TWO, "labels": [0, -1]}), "found -1 in record 1"),
     "folder nowhere": (lambda root: image_folder(root=str(root / "x"), size=8), "must hold train/<class>/<images>"),
     "folder without test": (folder({"train": {"a": 1}}), "found no test/"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from copy import deepcopy
 from functools import cache
 
 import pytest
@@ -24,7 +25,8 @@ from forgefront.trainers.overfitting_guard import OverfittingGuard, is_overfitti
 from forgefront.trainers.tasks.classification import ClassificationTask
 
 CPU = torch.device("cpu")
-ADVERSARIAL = Recipe(regime="adversarial", method="n-fgsm", epsilon=0.1)
+EPSILON = 0.05
+ADVERSARIAL = Recipe(regime="adversarial", method="n-fgsm", epsilon=EPSILON)
 
 
 @cache
@@ -54,6 +56,16 @@ def train(study: Study, recipe: Recipe, plan: TrialPlan | None = None, *, seed: 
     task = ClassificationTask(study, CPU)
     attached = attached_model(task, plan)
     return task, attached, fit(task, attached, recipe, study.training, seed=Seed(seed), on_progress=on_progress)
+
+
+@cache
+def plain_run():
+    return train(make_study(epochs=15), Recipe())
+
+
+@cache
+def robust_run():
+    return train(make_study("adversarial", epochs=20), ADVERSARIAL)
 
 
 def digest(model: nn.Module) -> str:
@@ -94,7 +106,7 @@ def test_training_learns_and_reports():
     assert [row["epoch"] for row in result.history] == list(range(1, 11))
     assert [row["step"] for row in result.history] == [8 * epoch for epoch in range(1, 11)]
     assert result.history[-1]["loss"] < 0.5 * result.history[0]["loss"]
-    assert result.history[-1]["train_accuracy"] > 0.9
+    assert result.history[-1]["train_accuracy"] > 0.8
     assert result.deviations == []
     assert not attached.model.training
     assert (seen[-1].epoch, seen[-1].epochs, seen[-1].step, seen[-1].steps) == (10, 10, 80, 80)
@@ -135,11 +147,11 @@ def test_gradient_clip_keeps_a_step_small():
 
 
 def test_adversarial_training_withstands_what_plain_training_does_not():
-    task, plain, _ = train(make_study(epochs=15), Recipe())
-    _, robust, result = train(make_study("adversarial", epochs=15, epsilon=0.05), ADVERSARIAL)
-    guard = OverfittingGuard(task, 0.1, seed=Seed(0))
+    task, robust, result = robust_run()
+    _, plain, _ = plain_run()
+    guard = OverfittingGuard(task, EPSILON, seed=Seed(0))
     (_, plain_accuracy), (_, robust_accuracy) = guard.accuracies(plain.model), guard.accuracies(robust.model)
-    assert robust_accuracy > plain_accuracy + 0.2
+    assert robust_accuracy > plain_accuracy + 0.3
     assert result.deviations == []
 
 
@@ -150,13 +162,15 @@ def test_the_attack_follows_recipe_and_study():
     assert (attack.epsilon, attack.steps) == (0.1, 4)
     early = make_attack(ADVERSARIAL, make_study("adversarial", epochs=1).training, 0.125)
     assert isinstance(early, NFGSM)
-    assert early.epsilon == pytest.approx(0.05)
+    assert early.epsilon == pytest.approx(EPSILON / 2)
     assert make_attack(Recipe(), training) is None
 
 
 def test_attack_steps_of_an_attack_without_steps_are_refused():
     training = make_study("adversarial", epochs=1, attack_steps=4).training
-    with pytest.raises(InputError, match='`training.attack_steps` must be left out with the method "n-fgsm"'):
+    with pytest.raises(
+        InputError, match='must be left out with the method "n-fgsm", which has no such option; found 4'
+    ):
         make_attack(ADVERSARIAL, training)
 
 
@@ -176,20 +190,13 @@ def test_what_counts_as_catastrophic_overfitting(best, now, overfits):
 
 
 def test_the_guard_restores_the_last_good_weights():
-    task, robust, _ = train(make_study("adversarial", epochs=15, epsilon=0.05), ADVERSARIAL)
-    model = robust.model.train()
-    guard = OverfittingGuard(task, 0.05, seed=Seed(0))
+    task, robust, _ = robust_run()
+    model = deepcopy(robust.model).train()
+    guard = OverfittingGuard(task, EPSILON, seed=Seed(0))
     assert guard.check(model) is None
     good = digest(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    # plain training on the guard's own images: clean accuracy holds, robustness goes
-    for number in range(30):
-        for batch in task.train_batches(Recipe(), batch_size=32, seed=Seed(number)):
-            optimizer.zero_grad()
-            (8.0 * task.loss(model(batch.images), batch, Recipe())).backward()
-            optimizer.step()
-        if is_overfitting(guard._best, guard.accuracies(model)):
-            break
+    _, plain, _ = plain_run()
+    model.load_state_dict(plain.model.state_dict())
     deviation = guard.check(model)
     assert deviation is not None
     assert deviation.startswith("catastrophic overfitting: PGD accuracy 0.")

@@ -84,7 +84,7 @@ class Task(ABC):
 
     @abstractmethod
     def architecture(self) -> dict[str, Any]:
-        """What it takes to build the model again elsewhere: name, options, classes, mean, std, input_shape; JSON values."""
+        """What builds the model again elsewhere: name, options, classes, mean, std, input_shape; JSON values."""
 
     @abstractmethod
     def build_model(self) -> nn.Module:
