@@ -110,7 +110,7 @@ def front(
 
     loaded = load_run(run)
     frame = loaded.trials() if every else loaded.front()
-    typer.echo(render(frame, loaded, format.value))
+    typer.echo(render(frame, loaded.metrics, format.value))
     if plot is not None:
         loaded.plot_front(plot)
         _say(f"wrote {plot}")
@@ -150,7 +150,7 @@ def validate(
     from .validate import validate as validate_trials
 
     loaded = load_run(run)
-    typer.echo(render(validate_trials(loaded, trial, say=_say), loaded, format.value))
+    typer.echo(render(validate_trials(loaded, trial, say=_say), loaded.metrics, format.value))
 
 
 @app.command()

@@ -22,7 +22,8 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
         return np.zeros(0, dtype=bool)
     no_worse = (points[:, None, :] <= points[None, :, :]).all(axis=2)
     better = (points[:, None, :] < points[None, :, :]).any(axis=2)
-    return ~(no_worse & better).any(axis=0)
+    dominated: np.ndarray = (no_worse & better).any(axis=0)
+    return np.logical_not(dominated)
 
 
 def feasible(trial: FrozenTrial) -> bool:

@@ -13,6 +13,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..studies.errors import RunError, StudyMismatchError
@@ -47,7 +48,10 @@ class StudyRecord:
         directions = list(problem.directions.values())
         try:
             self.study = optuna.create_study(
-                storage=self._storage, study_name=problem.name, directions=directions, sampler=sampler
+                storage=self._storage,
+                study_name=problem.name,
+                directions=[StudyDirection[direction.upper()] for direction in directions],
+                sampler=sampler,
             )
         except DuplicatedStudyError:
             self.study = optuna.load_study(study_name=problem.name, storage=self._storage, sampler=sampler)

@@ -16,7 +16,7 @@ from .non_dominated import front_numbers
 from .pick import Choice, pick
 from .run_folder import RunFolder
 from .storage import open_storage, sqlite_url
-from .tables import trials_frame
+from .tables import LABELS, trials_frame
 
 __all__ = ["Run", "load_run"]
 
@@ -47,11 +47,6 @@ class Run:
     def metrics(self) -> list[str]:
         """Objectives, then what is recorded but not optimised."""
         return [*self.objectives, *(metric.name for metric in self.study.metrics)]
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """Metric to what a table's head or a plot's axis calls it."""
-        return {"mce": "mCE", "macs": "MACs", "latency": "latency (ratio)", "compression_ratio": "compression (×)"}
 
     def optuna_trials(self) -> list[FrozenTrial]:
         """Optuna's own trials, in order of their numbers."""
@@ -109,7 +104,7 @@ class Run:
         complete = frame[frame["state"] == "complete"]
         if complete.empty:
             raise InputError("`--plot` needs a complete trial; this run has none yet.")
-        plot_front(complete, self.objectives, self.labels, file, f"{self.study.study.name}: {len(complete)} trials")
+        plot_front(complete, self.objectives, LABELS, file, f"{self.study.study.name}: {len(complete)} trials")
 
 
 def load_run(path: str | Path) -> Run:

@@ -294,7 +294,7 @@ class SingleWriterStorage(BaseStorage):
             )
             session.add(row)
             session.flush()
-            key = {"trial_id": row.trial_id}
+            key: dict[str, Any] = {"trial_id": row.trial_id}
             parameters = [
                 {
                     **key,
@@ -315,7 +315,7 @@ class SingleWriterStorage(BaseStorage):
             row.number = row.count_past_trials(session)
             session.flush()
             written = copy.copy(template)
-            written.number, written._trial_id = row.number, row.trial_id
+            written.number, written._trial_id = int(row.number), int(row.trial_id)
         return written
 
     def _update(self, trial: FrozenTrial) -> None:
@@ -323,7 +323,10 @@ class SingleWriterStorage(BaseStorage):
         from optuna.storages._rdb import models
         from optuna.storages._rdb.storage import _create_scoped_session
 
-        kinds = {"user_attrs": models.TrialUserAttributeModel, "system_attrs": models.TrialSystemAttributeModel}
+        kinds: dict[str, Any] = {
+            "user_attrs": models.TrialUserAttributeModel,
+            "system_attrs": models.TrialSystemAttributeModel,
+        }
         pending = self._pending.pop(trial._trial_id, {})
         key = {"trial_id": trial._trial_id}
         values = [models.TrialValueModel.value_to_stored_repr(value) for value in trial.values or ()]
@@ -334,9 +337,8 @@ class SingleWriterStorage(BaseStorage):
             for kind, attributes in pending.items():
                 model = kinds[kind]
                 # what was flushed with the trial may be set again
-                session.execute(
-                    sqlalchemy.delete(model).where(model.trial_id == row.trial_id, model.key.in_(attributes))
-                )
+                known = (model.trial_id == trial._trial_id, model.key.in_(attributes))
+                session.execute(sqlalchemy.delete(model).where(*known))
                 session.execute(sqlalchemy.insert(model), _attribute_rows(key, attributes))
             if values:
                 rows = [
@@ -349,7 +351,7 @@ class SingleWriterStorage(BaseStorage):
             row.datetime_complete = trial.datetime_complete
 
 
-def _attribute_rows(key: dict[str, int], attributes: dict[str, Any]) -> list[dict[str, Any]]:
+def _attribute_rows(key: dict[str, Any], attributes: dict[str, Any]) -> list[dict[str, Any]]:
     return [{**key, "key": name, "value_json": json.dumps(value)} for name, value in attributes.items()]
 
 

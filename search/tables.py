@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from optuna.trial import FrozenTrial
 
 from .non_dominated import feasible
 
-if TYPE_CHECKING:
-    from .run import Run
+__all__ = ["LABELS", "render", "trials_frame"]
 
-__all__ = ["render", "trials_frame"]
+LABELS = {
+    "mce": "mCE",
+    "macs": "MACs",
+    "latency": "latency (ratio)",
+    "compression_ratio": "compression (×)",
+    "fraction_of_control": "MACs (share)",
+}
+"""What a table's head and a plot's axis call a metric, where that is not its name."""
 
 BASE_COLUMNS = ("number", "role", "state", "feasible", "on_front", "seconds", "reason")
 
@@ -57,10 +63,12 @@ def _scalar(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def render(frame: pd.DataFrame, run: Run, form: str) -> str:
+def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
     """The frame as text; a table shows the columns that a person compares, CSV and JSON hold all.
 
     Args:
+        frame: Rows as `trials_frame` makes them.
+        metrics: Objectives and metrics, in the order to show.
         form: ``"table"``, ``"csv"`` or ``"json"`` (one object a row).
     """
     if form == "csv":
@@ -70,8 +78,8 @@ def render(frame: pd.DataFrame, run: Run, form: str) -> str:
         return text
     if frame.empty:
         return "no trials yet"
-    metrics = [name for name in run.metrics if name in frame]
-    extras = [name for name in ("latency_ms", "macs_ratio") if name in frame and name not in metrics]
+    metrics = [name for name in metrics if name in frame]
+    extras = [name for name in ("latency_ms", "fraction_of_control") if name in frame and name not in metrics]
     show_state = not (frame["state"] == "complete").all()
     numbers = [name for name in (*metrics, *extras, "seconds") if frame[name].notna().any()]
     shown = frame[
@@ -79,7 +87,7 @@ def render(frame: pd.DataFrame, run: Run, form: str) -> str:
     ].copy()
     for name in numbers:
         shown[name] = [_cell(name, value) for value in shown[name]]
-    return shown.rename(columns=run.labels).to_string(index=False)
+    return shown.rename(columns=LABELS).to_string(index=False)
 
 
 def _cell(name: str, value: float | None) -> str:

@@ -89,10 +89,14 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         ours, untouched, logs = measure(Path(name), arguments.trials, arguments.variables)
-    print(f"{arguments.trials} trials, {arguments.variables} variables, {len(METRICS)} objectives, milliseconds a trial:")
+    print(
+        f"{arguments.trials} trials, {arguments.variables} variables, {len(METRICS)} objectives, milliseconds a trial:"
+    )
     for label, seconds in (("forgefront", ours), ("  of it TensorBoard", logs), ("untouched Optuna", untouched)):
         late = seconds[-len(seconds) // 10 :]
-        figures = f"mean {mean(seconds) * 1e3:6.1f}  median {median(seconds) * 1e3:6.1f}  last tenth {mean(late) * 1e3:6.1f}"
+        figures = (
+            f"mean {mean(seconds) * 1e3:6.1f}  median {median(seconds) * 1e3:6.1f}  last tenth {mean(late) * 1e3:6.1f}"
+        )
         print(f"  {label:20s} {figures}  worst {max(seconds) * 1e3:6.1f}")
     print(f"  untouched ÷ forgefront: {mean(untouched) / mean(ours):.1f}")
 
