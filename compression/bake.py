@@ -32,17 +32,25 @@ __all__ = ["bake"]
 
 
 @torch.no_grad()
-def bake(attached: Attached, build: Callable[[], nn.Module], layers: Sequence[LayerInfo], example: Tensor) -> Candidate:
+def bake(
+    attached: Attached,
+    build: Callable[[], nn.Module],
+    layers: Sequence[LayerInfo],
+    example: Tensor,
+    *,
+    integer_biases: bool = True,
+) -> Candidate:
     """The candidate that `attached` has become; in eval mode the two give the same outputs, up to float rounding.
 
-    Weights are those simulated, bit for bit. Biases of integer layers move to the grid of the accumulator, by half a
-    step at most (see `bias_grid`), so that what is scored is what an integer runtime computes.
+    Weights are those simulated, bit for bit.
 
     Args:
         attached: Trained and finalized. It is left as it is.
         build: Makes a fresh model of the same architecture.
         layers: What `inspect_layers` found in the full model.
         example: (1, C, H, W), one input.
+        integer_biases: Move biases of integer layers to the grid of the accumulator, by half a step at most (see
+            `bias_grid`), so that what is scored is what an integer runtime computes; outputs then differ by as much.
 
     Raises:
         CandidateError: `attached` is not finalized, or `build` makes another architecture.
@@ -64,7 +72,8 @@ def bake(attached: Attached, build: Callable[[], nn.Module], layers: Sequence[La
     for name, layer in codes.items():
         if not torch.equal(layer.weight(), model.get_parameter(f"{name}.weight")):
             raise CandidateError(f"`codes` of {name} must reproduce its weight; found a difference.")
-    round_biases(model, codes)
+    if integer_biases:
+        round_biases(model, codes)
     device = next(attached.model.parameters()).device
     candidate = Candidate(
         model=model.eval(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +43,10 @@ def launch(
         InputError: Anything that the user gave is wrong.
     """
     budget = _budget(trials=trials, timeout=timeout, workers=workers, engine=engine)
-    loaded = load_study(study, overrides=[*overrides, *budget])
+    overrides = [*overrides, *budget]
+    loaded = load_study(
+        study, overrides=[*overrides, *_absolute(load_study(study, check_parts=False, overrides=overrides))]
+    )
     path = Path(loaded.storage.folder) / loaded.study.name
     return _run(path, loaded)
 
@@ -63,6 +68,17 @@ def resume(
 def _budget(*, trials: int | None, timeout: float | None, workers: int | None, engine: str | None) -> list[str]:
     given = {"trials": trials, "timeout": timeout, "workers": workers, "engine": engine}
     return [f"search.{key}={value}" for key, value in given.items() if value is not None]
+
+
+def _absolute(study: Study) -> list[str]:
+    # the frozen study file must mean the same from whatever folder the run is resumed
+    options = study.task.data.options
+    paths = {
+        "task.model.weights": study.task.model.weights,
+        "task.data.root": options.get("root"),
+        "task.data.path": options.get("path"),
+    }
+    return [f"{key}={json.dumps(os.path.abspath(value))}" for key, value in paths.items() if isinstance(value, str)]
 
 
 def _run(path: Path, study: Study) -> StudyFinished:

@@ -20,10 +20,9 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
     points = np.asarray(points, dtype=float)
     if len(points) == 0:
         return np.zeros(0, dtype=bool)
-    no_worse = (points[:, None, :] <= points[None, :, :]).all(axis=2)
-    better = (points[:, None, :] < points[None, :, :]).any(axis=2)
-    dominated: np.ndarray = (no_worse & better).any(axis=0)
-    return np.logical_not(dominated)
+    no_worse: np.ndarray = np.all(points[:, None, :] <= points[None, :, :], axis=2)
+    better: np.ndarray = np.any(points[:, None, :] < points[None, :, :], axis=2)
+    return np.array(~np.any(no_worse & better, axis=0))
 
 
 def feasible(trial: FrozenTrial) -> bool:
