@@ -110,10 +110,10 @@ def front(
 
     loaded = load_run(run)
     frame = loaded.trials() if every else loaded.front()
-    typer.echo(render(frame, loaded.metrics, format.value))
     if plot is not None:
         loaded.plot_front(plot)
         _say(f"wrote {plot}")
+    typer.echo(render(frame, loaded.metrics, format.value))
 
 
 @app.command()

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ..studies.errors import StudyMismatchError
+from ..studies.registry import validate_options
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["compare", "fingerprint"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "optuna", "onnx", "onnxruntime")
-# how long, where and by whom a run is worked on does not change what a trial yields
+# how long, where and by whom a run is worked on does not change what a trial yields, nor does the place of data and
+# checkpoint, whose contents are hashed
 FREE = (
     "study.study.description",
     "study.search.trials",
@@ -25,6 +27,9 @@ FREE = (
     "study.search.workers",
     "study.search.engine",
     "study.storage",
+    "study.task.data.root",
+    "study.task.data.path",
+    "study.task.model.weights",
 )
 # these may change the last bits of a result, not its meaning
 WARNED = ("environment", "study.training.threads")
@@ -42,7 +47,7 @@ def fingerprint(study: Study, inputs: Mapping[str, Any], *, threads: int, device
     versions: dict[str, str | None] = {"forgefront": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
     environment = {"versions": versions, "threads": threads, "device": device}
-    whole = {"study": study.model_dump(mode="json", by_alias=True), "inputs": dict(inputs), "environment": environment}
+    whole = {"study": _resolved(study), "inputs": dict(inputs), "environment": environment}
     result: dict[str, Any] = json.loads(json.dumps(whole, default=str))
     return result
 
@@ -70,6 +75,16 @@ def compare(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
             f"`study` must be what this run began with, or the run needs another name; found {'; '.join(refused)}."
         )
     return warned
+
+
+def _resolved(study: Study) -> dict[str, Any]:
+    """The study with every option of its parts stated, those of sections that its file leaves out included."""
+    whole = study.model_dump(mode="json", by_alias=True)
+    for kind, key in (("target", "target"), ("objective", "objectives"), ("objective", "metrics")):
+        for part, table in zip(getattr(study, key), whole[key], strict=True):
+            table.update(validate_options(kind, part.name, part.options, key))
+    whole["search"].update(validate_options("sampler", study.search.sampler, study.search.options, "search"))
+    return whole
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

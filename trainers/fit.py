@@ -17,6 +17,7 @@ from ..studies.errors import DivergedError, InputError
 from ..studies.registry import resolve
 from ..studies.seeds import Seed
 from .attacks.base import TrainingAttack
+from .batch_norm import reestimate_statistics
 from .optimizers import WARM_UP, learning_rate_factor, make_optimizer, parameter_groups
 from .overfitting_guard import OverfittingGuard
 from .tasks.base import Batch, Task
@@ -30,6 +31,7 @@ __all__ = ["FitResult", "Progress", "fit", "make_attack"]
 REPORT_EVERY = 10
 GUARD_CHECKS = 10
 CALIBRATION_IMAGES = 512
+STATISTICS_BATCHES = 10
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class FitResult:
 
     Args:
         history: One row an epoch: epoch and step (from 1), mean loss and accuracy on the batches as trained on,
-            learning rate, share of zero weights, seconds.
+            learning rate of the last step, share of zero weights, seconds.
         deviations: What went otherwise than planned, one line each.
     """
 
@@ -66,9 +68,10 @@ def fit(
     seed: Seed,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> FitResult:
-    """Train `attached.model` in place and finalize its compression.
+    """Train `attached.model` in place, measure its batch-norm statistics again and finalize its compression.
 
-    With the same arguments on the same device and number of threads, every weight comes out the same.
+    Statistics are averaged over up to ten batches as trained on, for every trial and the control alike. With the same
+    arguments on the same device and number of threads, every weight comes out the same.
 
     Args:
         task: Gives batches and losses.
@@ -87,6 +90,7 @@ def fit(
         run.epoch(epoch, on_progress)
     if not all(bool(torch.isfinite(parameter).all()) for parameter in attached.model.parameters()):
         raise DivergedError(f"The weights are infinite or not a number after {run.steps} steps.")
+    run.settle()
     images = task.calibration_images(CALIBRATION_IMAGES, seed.child("calibration"))
     attached.finalize(images.split(training.batch_size))
     attached.model.eval()
@@ -147,7 +151,7 @@ class _Run:
         started, first = time.perf_counter(), self.done
         device = self.task.device
         loss_sum, right, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
-        for batch in self._batches(epoch):
+        for batch in self._batches(epoch, self.steps - self.done):
             loss, correct = self._step(batch)
             loss_sum += loss
             right += correct
@@ -173,10 +177,26 @@ class _Run:
             }
         )
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
+    def settle(self) -> None:
+        """Bring the compression to its final strength and batch norm to the final weights."""
+        self.attached.set_progress(1.0)
+        self.attached.after_step()
+        batches = self._batches(self.epochs, STATISTICS_BATCHES)
+        reestimate_statistics(self.attached.model, (self._as_trained_on(batch, 1.0).images for batch in batches))
+
+    def _batches(self, epoch: int, steps: int) -> Iterator[Batch]:
         seed = self.seed.child("batches").child(epoch)
-        left = self.steps - self.done
-        return self.task.train_batches(self.recipe, batch_size=self.training.batch_size, steps=left, seed=seed)
+        return self.task.train_batches(self.recipe, batch_size=self.training.batch_size, steps=steps, seed=seed)
+
+    def _as_trained_on(self, batch: Batch, fraction: float) -> Batch:
+        """The batch itself, or its adversarial images in the adversarial regime."""
+        attack = make_attack(self.recipe, self.training, fraction)
+        if attack is None:
+            return batch
+        # so that batch norm and output ranges follow the images trained on, not the attack's way to them
+        model = self.attached.model.eval()
+        images = attack(model, batch.images, batch.targets, self.task.attack_loss, self.generator)
+        return Batch(images, batch.targets, batch.indices)
 
     def _step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step; the loss and how many images were right, both on the device."""
@@ -187,12 +207,7 @@ class _Run:
         factor = learning_rate_factor(self.training.optimizer.schedule, fraction)
         for group in optimizer.param_groups:
             group["lr"] = self.training.optimizer.learning_rate * factor * self.slowdown
-        attack = make_attack(self.recipe, self.training, fraction)
-        if attack is not None:
-            # so that batch norm and output ranges follow the images trained on, not the attack's way to them
-            model.eval()
-            images = attack(model, batch.images, batch.targets, self.task.attack_loss, self.generator)
-            batch = Batch(images, batch.targets, batch.indices)
+        batch = self._as_trained_on(batch, fraction)
         model.train()
         outputs = model(batch.images)
         loss = self.task.loss(outputs, batch, self.recipe)

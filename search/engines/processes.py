@@ -85,7 +85,11 @@ class ProcessEngine:
     def stop(self) -> None:
         """End every worker, at once; what they were running is left to a resume."""
         for worker in self._pool:
-            worker.process.terminate()
+            if worker.request is not None:
+                worker.process.terminate()
+            else:
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    worker.connection.send(None)
         deadline = time.monotonic() + GRACE_SECONDS
         for worker in self._pool:
             worker.process.join(max(0.0, deadline - time.monotonic()))

@@ -12,6 +12,8 @@ import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from tqdm import tqdm  # type: ignore[import-untyped]
+
 from ...studies.errors import ForgefrontError
 from .base import TrialProgress, load_runner, threads_per_worker
 
@@ -35,6 +37,8 @@ def worker_main(connection: Connection, reference: str, run_folder: str, workers
     # a Ctrl-C in the terminal reaches every process of the group; the coordinator alone decides what it means
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with(coordinator)
+    # torch draws hidden progress bars, whose default lock is a system semaphore that a terminated process leaves behind
+    tqdm.set_lock(threading.RLock())
     for variable in THREAD_VARIABLES:
         # read when the numeric libraries are loaded, so before the runner imports them
         os.environ.setdefault(variable, str(threads_per_worker(workers)))

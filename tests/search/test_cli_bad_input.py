@@ -46,7 +46,11 @@ def nothing(folder: Path) -> None:
 
 
 ARRAYS = settings("task.data.name=arrays", "task.data.path=data.npz", "task.data.validation.count=2")
-RESNET = settings("task.model.name=resnet20", "task.model.weights=weights.safetensors")
+RESNET = settings(
+    "task.model.name=resnet20",
+    "task.model.weights=weights.safetensors",
+    'task.data.validation={from="test", count=100}',
+)
 
 CASES: list[tuple[str, Callable[[Path], object], list[str], str]] = [
     # the command line itself
@@ -92,7 +96,7 @@ CASES: list[tuple[str, Callable[[Path], object], list[str], str]] = [
     ("missing weights", nothing, ["run", "digits", *RESNET], "weights.safetensors"),
     ("damaged weights", write("weights.safetensors", "hello"), ["run", "digits", *RESNET], "weights.safetensors"),
     ("weights of another model", lambda f: _save(f, {"conv.weight": torch.zeros(1)}), ["run", "digits", *RESNET], "conv"),
-    ("a model that is not a CNN", write("mlp.py", "import torch\ndef net(n): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, n))"), ["run", "digits", *settings("task.model.name=mlp:net")], "conv"),
+    ("a model that is not a CNN", write("mlp.py", "import torch\ndef net(n): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, n))"), ["run", "digits", *settings("task.model.name=mlp:net")], "must be a CNN"),
     ("inspect a shape that is none", nothing, ["inspect", "resnet20", "--input", "32"], "--input"),
     ("inspect nothing known", nothing, ["inspect", "resnet2O"], "resnet20"),
     # runs
@@ -132,7 +136,7 @@ def test_wrong_input_is_told_in_one_line(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-@pytest.mark.parametrize("changes", [["training.device=cuda"], ["target.name=torch-cuda"]])
+@pytest.mark.parametrize("changes", [["training.device=cuda"], ["target[0].name=torch-cuda"]])
 def test_a_gpu_where_there_is_none(
     changes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from forgefront.search.coordinator import ControlFailedError
 from forgefront.search.events import StudyFinished, StudyStarted, TrialFinished, TrialProgress, TrialStarted
-from forgefront.search.fingerprint import compare
+from forgefront.search.fingerprint import compare, fingerprint
 from forgefront.search.hypervolume import front_hypervolume, hypervolume
 from forgefront.search.non_dominated import front_numbers, non_dominated
 from forgefront.search.run_folder import RunFolder, read_json, write_json
@@ -20,6 +20,7 @@ from forgefront.search.samplers.seeded import Configurations
 from forgefront.search.samplers.tpe import tpe
 from forgefront.search.storage import sqlite_url
 from forgefront.studies.errors import LockHeldError, RunError, StudyMismatchError
+from forgefront.studies.load import read_study_text, study_to_toml
 
 
 @pytest.fixture
@@ -312,3 +313,20 @@ def test_folders_that_are_no_runs(tmp_path):
     for path in (tmp_path / "file", tmp_path / "photos", tmp_path / "nowhere"):
         with pytest.raises(RunError, match="`run`"):
             RunFolder.open(path)
+
+
+def test_a_study_has_one_fingerprint_before_and_after_it_is_frozen():
+    text = """
+        task = { data = { name = "digits", validation = { from = "train", count = 9 } }, model = { name = "digits-cnn" } }
+        study = { name = "short" }
+        training = { epochs = 1 }
+        space = { sparsity = { high = 0.9 } }
+        objectives = [{ name = "accuracy" }]
+    """
+    # neither target nor search is stated, so that their options are in the frozen file only
+    study = read_study_text(text, file="short.toml")
+    frozen = read_study_text(study_to_toml(study), file="study.toml")
+    first, second = (fingerprint(one, {"data": "ab"}, threads=1) for one in (study, frozen))
+    assert first == second
+    assert first["study"]["search"]["population"] == 20
+    assert compare(first, second) == []
