@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,14 +10,14 @@ from optuna.trial import FrozenTrial
 
 from .non_dominated import feasible
 
-__all__ = ["LABELS", "render", "trials_frame"]
+__all__ = ["LABELS", "render", "score_columns", "trials_frame"]
 
 LABELS = {
     "mce": "mCE",
     "macs": "MACs",
     "latency": "latency (ratio)",
     "compression_ratio": "compression (×)",
-    "fraction_of_control": "MACs (share)",
+    "macs_fraction_of_control": "MACs (share)",
 }
 """What a table's head and a plot's axis call a metric, where that is not its name."""
 
@@ -53,14 +53,22 @@ def _row(trial: FrozenTrial, on_front: bool) -> dict[str, Any]:
         "reason": attributes.get("reason", ""),
     }
     for name, score in attributes.get("scores", {}).items():
-        row[name] = score["value"]
-        row[f"{name}_se"] = score.get("standard_error")
-        row.update({key: value for key, value in (score.get("details") or {}).items() if _scalar(value)})
+        row |= score_columns(name, score)
     return row
 
 
-def _scalar(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def score_columns(name: str, score: Mapping[str, Any]) -> dict[str, float | None]:
+    """A score's columns: ``<name>``, ``<name>_se``, and each number of its details as ``<name>_<key>``.
+
+    Args:
+        name: The metric.
+        score: ``value``, ``standard_error`` and ``details``, as stored with a trial.
+    """
+    columns = {name: score["value"], f"{name}_se": score.get("standard_error")}
+    for key, value in (score.get("details") or {}).items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            columns[key if key.startswith(f"{name}_") else f"{name}_{key}"] = value
+    return columns
 
 
 def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
@@ -79,7 +87,7 @@ def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
     if frame.empty:
         return "no trials yet"
     metrics = [name for name in metrics if name in frame]
-    extras = [name for name in ("latency_ms", "fraction_of_control") if name in frame and name not in metrics]
+    extras = [name for name in ("latency_ms", "macs_fraction_of_control") if name in frame and name not in metrics]
     show_state = not (frame["state"] == "complete").all()
     numbers = [name for name in (*metrics, *extras, "seconds") if frame[name].notna().any()]
     shown = frame[

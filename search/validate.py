@@ -22,6 +22,7 @@ from ..studies.registry import bind
 from ..studies.seeds import Seed
 from .record import CONTROL
 from .run_folder import read_json, write_json
+from .tables import score_columns
 from .trial import TrialContext
 
 if TYPE_CHECKING:
@@ -119,7 +120,5 @@ def _row(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"number": subject.number, "role": subject.role, "state": "complete", "seconds": None}
     for name, score in derive_all(context.objectives, raw, control).items():
-        row[name] = score.value
-        row[f"{name}_se"] = score.standard_error
-        row.update({key: value for key, value in score.details.items() if isinstance(value, int | float)})
+        row |= score_columns(name, score.to_dict())
     return row

@@ -15,7 +15,9 @@ import torch
 from forgefront.search.cli import main
 
 
-def forgefront(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
+def forgefront(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["forgefront", *arguments])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -35,7 +37,13 @@ def arrays(**changes: object) -> Callable[[Path], None]:
     def make(folder: Path) -> None:
         pixels = np.zeros((8, 32, 32, 3), np.uint8)
         labels = np.arange(8) % 2
-        content = {"train_images": pixels, "train_labels": labels, "test_images": pixels, "test_labels": labels, **changes}
+        content = {
+            "train_images": pixels,
+            "train_labels": labels,
+            "test_images": pixels,
+            "test_labels": labels,
+            **changes,
+        }
         np.savez(folder / "data.npz", **{key: value for key, value in content.items() if value is not None})
 
     return make
@@ -121,7 +129,9 @@ def told_once(code: int, out: str, err: str, expected: str) -> None:
     assert err.startswith("forgefront: ")
 
 
-@pytest.mark.parametrize(("prepare", "arguments", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("prepare", "arguments", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES]
+)
 def test_wrong_input_is_told_in_one_line(
     prepare: Callable[[Path], object],
     arguments: list[str],
@@ -172,7 +182,9 @@ RUN_CASES: list[tuple[str, Callable[[Path], object], list[str], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("damage", "arguments", "expected"), [case[1:] for case in RUN_CASES], ids=[case[0] for case in RUN_CASES])
+@pytest.mark.parametrize(
+    ("damage", "arguments", "expected"), [case[1:] for case in RUN_CASES], ids=[case[0] for case in RUN_CASES]
+)
 def test_wrong_runs_are_told_in_one_line(
     damage: Callable[[Path], object],
     arguments: list[str],

@@ -18,7 +18,9 @@ from forgefront.search.tables import render
 from forgefront.studies.load import load_study
 
 
-def finished(number: int, *, state: str = "complete", front: tuple[int, ...] = (0,), seconds: float = 10.0) -> TrialFinished:
+def finished(
+    number: int, *, state: str = "complete", front: tuple[int, ...] = (0,), seconds: float = 10.0
+) -> TrialFinished:
     return TrialFinished(
         number=number,
         role="search",
@@ -36,7 +38,8 @@ def finished(number: int, *, state: str = "complete", front: tuple[int, ...] = (
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "0 s"), (59.6, "1 min 0 s"), (95, "1 min 35 s"), (3600, "1 h 0 min"), (7322, "2 h 2 min")]
+    ("seconds", "text"),
+    [(0.2, "0 s"), (59.6, "1 min 0 s"), (95, "1 min 35 s"), (3600, "1 h 0 min"), (7322, "2 h 2 min")],
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
