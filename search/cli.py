@@ -21,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INTERRUPTED = 130
+
 
 class TableFormat(StrEnum):
     """How a table is printed."""
@@ -222,10 +224,12 @@ def main() -> NoReturn:
         _say(f"forgefront: {error}")
         code = 1
     except (KeyboardInterrupt, typer.Abort):
-        _say("forgefront: interrupted; the run is safe, go on with forgefront resume.")
-        code = 130
+        code = INTERRUPTED
     except BrokenPipeError:
         # the reader of our stdout has gone; Python would complain again when it flushes at exit
         sys.stderr.close()
         code = 1
+    if code == INTERRUPTED:
+        # typer turns an interrupt into this exit code by itself
+        _say("forgefront: interrupted; what had finished is stored, go on with forgefront resume.")
     sys.exit(code if isinstance(code, int) else 0)

@@ -129,31 +129,39 @@ class StudyRecord:
         """
         # as a resumed run would read it
         result = json.loads(json.dumps(result))
-        trial = optuna.Trial(self.study, self.trials[number]._trial_id)
         for key in ("plan", "achieved", "seconds", "parity"):
             if result.get(key) is not None:
-                trial.set_user_attr(key, _totals(result[key]) if key == "achieved" else result[key])
+                self._note(number, key, _totals(result[key]) if key == "achieved" else result[key])
         reason = None if result.get("state") == "complete" else str(result.get("reason") or "no reason given")
         scores: Mapping[str, Derived] = {}
         if reason is None:
             raw = result.get("raw") or {}
-            trial.set_user_attr("raw", raw)
+            self._note(number, "raw", raw)
             scores, reason = self._scores(number, raw)
         if reason is not None:
-            trial.set_user_attr("reason", reason)
+            self._note(number, "reason", reason)
             self.study.tell(number, state=TrialState.FAIL)
             return self.trials[number]
-        trial.set_user_attr("scores", {name: _score(score) for name, score in scores.items()})
+        self._note(number, "scores", {name: _score(score) for name, score in scores.items()})
         controls = self._control_values() if number != CONTROL else {name: s.value for name, s in scores.items()}
         for condition in self.problem.conditions:
             violation = condition.violation(scores[condition.metric].value, controls[condition.metric])
-            trial.set_constraint(str(condition), violation)
+            self._constrain(number, str(condition), violation)
         self.study.tell(number, [scores[name].value for name in self.problem.directions])
         if number == CONTROL:
             self._fix_reference(scores)
         return self.trials[number]
 
     # what the public part stands on
+
+    def _note(self, number: int, key: str, value: Any) -> None:
+        self._storage.set_trial_user_attr(self.trials[number]._trial_id, key, value)
+
+    def _constrain(self, number: int, name: str, violation: float) -> None:
+        # not through `optuna.Trial`, which has the sampler prepare the trial anew, the control too
+        template = create_trial(state=TrialState.RUNNING, constraints={name: violation})
+        for key, value in template.system_attrs.items():
+            self._storage.set_trial_system_attr(self.trials[number]._trial_id, key, value)
 
     def _agree(self, directions: Sequence[str]) -> None:
         stored = self.study.user_attrs.get(FINGERPRINT)

@@ -100,6 +100,14 @@ class SeededNSGAIISampler(SeededSampler, NSGAIISampler):
         names = {name for name, space in self._declared.items() if not space.single()}
         return [trial for trial in super().get_population(study, generation) if names <= trial.params.keys()]
 
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """The parents of a generation, by number.
+
+        Optuna gives them in order of merit when it selects them and by number when it reads them back, so that a run
+        killed in between would breed otherwise than one that was not.
+        """
+        return sorted(super().get_parent_population(study, generation), key=lambda trial: trial.number)
+
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
         """A child of the last generation's elite, or a uniform draw in generation 0, that no trial holds yet."""
 

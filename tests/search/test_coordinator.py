@@ -49,6 +49,9 @@ def test_control_then_seeds_then_search_and_exactly_as_many_as_asked_for(run):
     assert len(trials) == 12
     assert [trial.user_attrs["role"] for trial in trials] == ["control"] + ["seed"] * 3 + ["search"] * 8
     assert trials[0].params == {}
+    # of no generation, so that it never breeds
+    key = "SeededNSGAIISampler:generation"
+    assert [trial.system_attrs.get(key) for trial in trials] == [None] + [0] * 6 + [1] * 5
     assert [trial.params for trial in trials[1:4]] == analytic.SEEDS
     assert all(trial.state == TrialState.COMPLETE for trial in trials)
     kinds = [type(event) for event in events]

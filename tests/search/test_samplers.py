@@ -157,6 +157,18 @@ def test_seeds_breed_and_the_control_does_not():
     assert control._trial_id not in parents(study, 1)
 
 
+def test_a_run_killed_after_selecting_parents_breeds_the_same():
+    whole, killed = (fresh(nsga2(SPACE, 0, population=6)) for _ in range(2))
+    run(whole, 7)
+    run(killed, 6)
+    # what is left when the process dies between selecting the parents of generation 1 and writing its first child
+    killed.sampler.get_parent_population(killed, 1)
+    killed.sampler = nsga2(SPACE, 0, population=6)
+    run(killed, 1)
+    assert generation(whole.trials[6]) == 1
+    assert content(killed) == content(whole)
+
+
 def test_an_infeasible_trial_is_no_parent_while_feasible_ones_abound():
     study = fresh(nsga2(SPACE, 0, population=4))
     infeasible = set()
