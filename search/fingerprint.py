@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ..studies.errors import StudyMismatchError
-from ..studies.registry import validate_options
 from ..version import __version__
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ def fingerprint(study: Study, inputs: Mapping[str, Any], *, threads: int, device
     versions: dict[str, str | None] = {"forgefront": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
     environment = {"versions": versions, "threads": threads, "device": device}
-    whole = {"study": _resolved(study), "inputs": dict(inputs), "environment": environment}
+    whole = {"study": study.model_dump(mode="json", by_alias=True), "inputs": dict(inputs), "environment": environment}
     result: dict[str, Any] = json.loads(json.dumps(whole, default=str))
     return result
 
@@ -75,16 +74,6 @@ def compare(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
             f"`study` must be what this run began with, or the run needs another name; found {'; '.join(refused)}."
         )
     return warned
-
-
-def _resolved(study: Study) -> dict[str, Any]:
-    """The study with every option of its parts stated, those of sections that its file leaves out included."""
-    whole = study.model_dump(mode="json", by_alias=True)
-    for kind, key in (("target", "target"), ("objective", "objectives"), ("objective", "metrics")):
-        for part, table in zip(getattr(study, key), whole[key], strict=True):
-            table.update(validate_options(kind, part.name, part.options, key))
-    whole["search"].update(validate_options("sampler", study.search.sampler, study.search.options, "search"))
-    return whole
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

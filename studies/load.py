@@ -62,7 +62,9 @@ def read_study_text(text: str, *, file: str, check_parts: bool = True, overrides
     raw = _expand_home(raw)
     study, lines = check_schema(raw, file)
     if check_parts:
-        resolved, part_lines = parts_checked(raw, file)
+        # a valid study states the sections that its file leaves out, whose parts have options too
+        stated = raw if study is None else study.model_dump(mode="json", by_alias=True, exclude_none=True)
+        resolved, part_lines = parts_checked(stated, file)
         lines += part_lines
         if study is not None and not lines:
             study = Study.model_validate(resolved)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from forgefront import load_run
 from forgefront.search.display import Watcher, duration, open_display
 from forgefront.search.events import StudyFinished, StudyStarted, TrialFinished, TrialProgress, TrialStarted

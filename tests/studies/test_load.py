@@ -46,7 +46,8 @@ def test_a_resolved_study_survives_json_and_toml(name: str) -> None:
 def test_a_checked_study_states_the_defaults_of_its_parts() -> None:
     assert load_study("digits", check_parts=False).task.data.options == {}
     assert load_study("digits").task.data.options == {"upsampling": "bilinear"}
-    assert load_study("digits").search.options["population"] == 12
+    assert load_study("digits").search.options["population"] == 8
+    assert load_study("digits").target[0].options["threads"] == 1
 
 
 def test_text_of_any_kind_survives_toml() -> None:
