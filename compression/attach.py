@@ -23,6 +23,7 @@ from ..spaces.plan import FLOAT_BITS, LayerPlan, Pruning, TrialPlan
 from ..studies.seeds import Seed
 from .clustering import ClusterWeight
 from .insertion import insert_activation_quantizers
+from .masks import filter_mask
 from .pruning import GroupMask, LayerMask, latent_weight, masked_weight
 from .quantizers import ActivationQuantizer, WeightQuantizer, activation_quantizers
 from .removal import ChannelGroup, Removed, channel_group
@@ -245,6 +246,11 @@ def _group_mask(
         if not depthwise and planned != sparsity:
             found = f"filter sparsity {sparsity:g} instead of {planned:g}"
             deviations.append(f"{member.name}: {found}, as its channels are those of {group.leader}")
+    planned_count, kept = (
+        int(filter_mask(torch.ones(group.channels), sparsity, round_to=to).sum()) for to in (1, round_to)
+    )
+    if kept != planned_count:
+        deviations.append(f"{group.leader}: {kept} filters kept instead of {planned_count}, a multiple of {round_to}")
     return GroupMask(model, group, scored, sparsity, round_to)
 
 

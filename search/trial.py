@@ -209,6 +209,7 @@ class TrialContext:
             start=training.compression_start,
             end=training.compression_end,
             seed=seed.child("attach"),
+            round_to=self.study.space.sparsity.round_to if self.study.space.sparsity else 1,
         )
         fitted = fit(task, attached, plan.recipe, training, seed=seed.child("fit"), on_progress=on_progress)
         candidate = bake(attached, task.build_model, self.layers, task.example)

@@ -82,6 +82,7 @@ class SparsitySection(Section):
         structure: What is removed; with more than one entry the search chooses one for the network.
         residual: What filter pruning does to layers whose outputs are summed: ``keep`` leaves them whole, ``share``
             removes the same filters from all of them.
+        round_to: Filters are kept in multiples of this, rounded up: runtimes are slow with odd numbers of channels.
     """
 
     low: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -91,6 +92,7 @@ class SparsitySection(Section):
         default_factory=lambda: ["weight"]
     )
     residual: Literal["keep", "share"] = "keep"
+    round_to: Annotated[int, Field(ge=1)] = 8
 
     @model_validator(mode="after")
     def _ordered(self) -> SparsitySection:

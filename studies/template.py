@@ -97,6 +97,7 @@ high = 0.9                       # below 1
 # step = 0.05
 structure = ["filter", "weight"] # what is removed; with two entries the search chooses
 # residual = "keep"              # filters of summed layers: keep them all | share one choice
+# round_to = 8                   # filters are kept in multiples of this: odd numbers of channels run slowly
 
 [[target]]                       # where the model will run; several are allowed
 name = "onnxruntime-cpu"         # onnxruntime-cpu | torch-cuda
