@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -111,8 +112,24 @@ def load_candidate(folder: Path, build: Callable[[], nn.Module], example: Tensor
         raise RunError(
             f"`folder` must hold a candidate; found {folder} without {Path(error.filename or '').name}."
         ) from None
-    if description.get("version") != VERSION:
-        raise RunError(f"`version` of {folder / DESCRIPTION} must be {VERSION}; found {description.get('version')!r}.")
+    except (SafetensorError, ValueError) as error:
+        raise RunError(f"{folder} must hold an intact candidate; found a damaged one ({error}).") from None
+    try:
+        return _assembled(description, tensors, latent_state, build, example, folder)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{folder / DESCRIPTION} must describe a candidate; found it damaged ({error!r}).") from None
+
+
+def _assembled(
+    description: Any,
+    tensors: Mapping[str, Tensor],
+    latent_state: Mapping[str, Tensor],
+    build: Callable[[], nn.Module],
+    example: Tensor,
+    folder: Path,
+) -> Candidate:
+    if description["version"] != VERSION:
+        raise RunError(f"`version` of {folder / DESCRIPTION} must be {VERSION}; found {description['version']!r}.")
     plan = TrialPlan.from_dict(description["plan"])
     removed = [(str(name), [int(index) for index in indices]) for name, indices in description["removed"]]
     model = rebuild(build, plan, removed, _section(tensors, "model"), example, source=folder)

@@ -10,15 +10,13 @@ import torch_pruning as tp
 from torch import Tensor, nn
 
 from ..spaces.coupling import dependency_graph
+from ..spaces.removal_check import BATCH_NORMS, OTHER_NORMS
 from ..studies.errors import CandidateError, ModelError
 
 __all__ = ["ChannelGroup", "Member", "Removed", "channel_group", "remove_channels"]
 
 Removed = list[tuple[str, list[int]]]
 """(convolution, its output channels, counted in the full network) in the order of removal."""
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-OTHER_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d)
 
 
 @dataclass(frozen=True)

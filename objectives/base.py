@@ -6,7 +6,6 @@ The two steps are apart because a trial may finish in any process while the cont
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,12 +17,12 @@ from torch import Tensor, nn
 
 from ..compression.candidate import Candidate
 from ..studies.errors import InputError
+from ..studies.faults import nearest
 from ..studies.seeds import Seed
 from ..trainers.tasks.base import EvaluationSet, SplitName, Task
 
 if TYPE_CHECKING:
     from ..compression.targets.base import Artefact, Target
-    from ..spaces.layers import LayerInfo
 
 __all__ = ["Direction", "Objective", "Score", "Subject", "binomial_error", "correct", "tally"]
 
@@ -40,7 +39,6 @@ class Subject:
         targets: Where it is to run.
         artefacts: Its exported file for each target, by the target's name.
         control_artefacts: The dense control's; the control's own when it is the subject.
-        layers: The network's compressible layers.
         split: Which images to score on.
         seed: The trial's seed.
         study_seed: The study's seed, for draws that all trials share.
@@ -53,7 +51,6 @@ class Subject:
     targets: Sequence[Target]
     artefacts: Mapping[str, Artefact]
     control_artefacts: Mapping[str, Artefact]
-    layers: Sequence[LayerInfo]
     split: SplitName
     seed: Seed
     study_seed: int
@@ -70,8 +67,8 @@ class Subject:
         if name is None and known:
             return self.targets[0]
         if name not in known:
-            close = difflib.get_close_matches(str(name), known, 1)
-            hint = f' Did you mean "{close[0]}"?' if close else ""
+            close = nearest(str(name), known)
+            hint = f' Did you mean "{close}"?' if close else ""
             raise InputError(f"`target` must be one of the study's targets ({', '.join(known)}); found {name!r}.{hint}")
         return self.targets[known.index(name)]
 
@@ -128,12 +125,10 @@ class Objective(ABC):
     Attributes:
         name: Its key in results and conditions.
         direction: Which way is better.
-        unit: For tables; empty when the value is a plain fraction.
     """
 
     name: ClassVar[str]
     direction: ClassVar[Direction]
-    unit: ClassVar[str] = ""
 
     @abstractmethod
     def measure(self, subject: Subject) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -36,12 +36,10 @@ class MeanCorruptionError(Objective):
         severities: Which of 1–5.
         images: Corrupt this many images only; None takes all.
         corruptions: Names or ``module:function``; None takes the fifteen published ones.
-        baseline: What the error is divided by; ``"control"`` is the dense model trained in the same study.
     """
 
     name = "mce"
     direction: ClassVar[Direction] = "minimize"
-    unit = "%"
 
     def __init__(
         self,
@@ -49,12 +47,10 @@ class MeanCorruptionError(Objective):
         severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = (1, 2, 3, 4, 5),
         images: Annotated[int, Field(ge=1)] | None = None,
         corruptions: Annotated[list[str], Field(min_length=1)] | None = None,
-        baseline: Literal["control"] = "control",
     ) -> None:
         self.severities = sorted(set(severities))
         self.images = images
         self.corruptions = list(dict.fromkeys(corruptions)) if corruptions else names("corruption")
-        self.baseline = baseline
         self._functions = {name: resolve("corruption", name) for name in self.corruptions}
         # all trials of a study see the same corrupted images; an instance lives as long as its process runs trials
         self._cache: dict[tuple[str, str, int], Tensor] = {}
@@ -105,6 +101,7 @@ class MeanCorruptionError(Objective):
             "images": raw["images"],
             "floor": FLOOR,
             "floored": [name for name in errors if control[name] < FLOOR],
+            "relative_floored": [name for name in errors if control[name] - control_clean < FLOOR],
         }
         return Score(value, 100.0 * raw["image_deviation"] / raw["images"] ** 0.5 / control_error, details)
 

@@ -26,7 +26,6 @@ class Latency(Objective):
 
     name = "latency"
     direction: ClassVar[Direction] = "minimize"
-    unit = "× control"
 
     def __init__(self, *, target: str | None = None) -> None:
         self.target = target

@@ -24,7 +24,6 @@ class CompressionRatio(Objective):
 
     name = "compression_ratio"
     direction: ClassVar[Direction] = "maximize"
-    unit = "×"
 
     def __init__(self, *, target: str | None = None) -> None:
         self.target = target
@@ -54,7 +53,6 @@ class MACs(Objective):
 
     name = "macs"
     direction: ClassVar[Direction] = "minimize"
-    unit = "MACs"
 
     def measure(self, subject: Subject) -> dict[str, Any]:
         """``{"macs": …}``."""

@@ -14,7 +14,7 @@ from ..studies.errors import RunError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Architecture", "BundleDescription", "load_bundle", "read_description", "write_description"]
+__all__ = ["Architecture", "BundleDescription", "load_bundle", "read_description", "registered", "write_description"]
 
 VERSION = 1
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
@@ -83,7 +83,7 @@ def read_description(folder: Path) -> BundleDescription:
         )
     except OSError:
         raise RunError(f"`path` must be the folder of a bundle; {file} cannot be read.") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{file} is damaged: {error}") from None
 
 
@@ -111,16 +111,25 @@ def load_bundle(path: str | Path, *, build: Callable[[], nn.Module] | None = Non
         state = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder / WEIGHTS} cannot be read: {error}") from None
-    maker = build or _registered(description.architecture, folder)
+    maker = build or _maker(description.architecture, folder)
     return rebuild(maker, description.plan, description.removed, state, example, source=folder)
 
 
-def _registered(architecture: Architecture, folder: Path) -> Callable[[], nn.Module]:
-    from ..studies.registry import REGISTRY, resolve
+def registered(model: str) -> bool:
+    """Whether a model's name is one of the house's, so that a bundle of it loads by itself."""
+    from ..studies.registry import REGISTRY
+
+    return model in REGISTRY["model"] or model.startswith("torchvision:")
+
+
+def _maker(architecture: Architecture, folder: Path) -> Callable[[], nn.Module]:
+    from ..studies.registry import resolve
     from ..trainers.models.base import build_classifier
 
-    if architecture.name not in REGISTRY["model"] and not architecture.name.startswith("torchvision:"):
+    if not registered(architecture.name):
         raise RunError(f"{folder} holds a model of your own, {architecture.name!r}; pass `build`, which makes it.")
     part: Any = resolve("model", architecture.name)
     mean, std = architecture.mean, architecture.std
-    return lambda: build_classifier(part, architecture.classes, options=architecture.options, mean=mean, std=std)
+    # weights that the architecture once started from are not fetched again, its own are in the bundle
+    options = {key: value for key, value in architecture.options.items() if key != "pretrained"}
+    return lambda: build_classifier(part, architecture.classes, options=options, mean=mean, std=std)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -20,8 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-INTERRUPTED = 130
 
 
 class TableFormat(StrEnum):
@@ -70,9 +71,11 @@ def run(
     from .launch import launch
 
     overrides = list(settings or [])
-    overrides += [f"study.name={name}"] if name is not None else []
-    overrides += [f"storage.url={storage}"] if storage is not None else []
-    launch(study, overrides=overrides, trials=trials, timeout=timeout, workers=workers, engine=engine)
+    for key, value in {"study.name": name, "storage.url": storage}.items():
+        # quoted, so that a name like 2026 stays text
+        overrides += [f"{key}={json.dumps(value, ensure_ascii=False)}"] if value is not None else []
+    with _interruptible():
+        launch(study, overrides=overrides, trials=trials, timeout=timeout, workers=workers, engine=engine)
 
 
 @app.command()
@@ -86,7 +89,8 @@ def resume(
     """Go on with a run after anything; needs nothing but its folder."""
     from .launch import resume as resume_run
 
-    resume_run(run, trials=trials, timeout=timeout, workers=workers, engine=engine)
+    with _interruptible():
+        resume_run(run, trials=trials, timeout=timeout, workers=workers, engine=engine)
 
 
 @app.command()
@@ -190,7 +194,10 @@ def init(
         raise InputError(f"`FILE` must not exist yet; found {file}.")
     if not file.parent.is_dir():
         raise InputError(f"`FILE` must lie in an existing folder; {file.parent} does not exist.")
-    file.write_text(template(file.stem), encoding="utf-8")
+    try:
+        file.write_text(template(file.stem), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"`FILE` must be a file that can be written; found {file} ({error.strerror}).") from None
     _say(f"wrote {file}; next: forgefront run {file}")
 
 
@@ -207,12 +214,23 @@ def inspect(
     typer.echo(inspect_model(model, size, classes, format.value))
 
 
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        # typer would turn it into the same exit code without a word
+        _say(f"forgefront: interrupted; {interrupt}" if str(interrupt) else "forgefront: interrupted.")
+        raise typer.Exit(130) from None
+
+
 def _say(line: str) -> None:
     typer.echo(line, err=True)
 
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 2 wrong input, 1 anything else, 130 interrupted."""
+    code: object = 1
     try:
         code = app(standalone_mode=False)
     except (InputError, TyperException) as error:
@@ -222,14 +240,7 @@ def main() -> NoReturn:
         code = 2
     except ForgefrontError as error:
         _say(f"forgefront: {error}")
-        code = 1
-    except (KeyboardInterrupt, typer.Abort):
-        code = INTERRUPTED
     except BrokenPipeError:
         # the reader of our stdout has gone; Python would complain again when it flushes at exit
         sys.stderr.close()
-        code = 1
-    if code == INTERRUPTED:
-        # typer turns an interrupt into this exit code by itself
-        _say("forgefront: interrupted; what had finished is stored, go on with forgefront resume.")
     sys.exit(code if isinstance(code, int) else 0)

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from ..studies.errors import TrialError
+from ..studies.errors import InputError, RunError, TrialError
 from .engines.base import Engine, TrialOutcome, TrialProgress, TrialRequest
 from .events import Event, StudyFinished, StudyStarted, TrialFinished, TrialStarted
 from .lock import coordinator_lock
 from .non_dominated import feasible
-from .problem import Problem
-from .record import CONTROL, StudyRecord
+from .problem import CONTROL, Problem
+from .record import StudyRecord
 from .run_folder import RunFolder
 from .storage import open_storage, sqlite_url
 
@@ -102,6 +102,12 @@ class Coordinator:
 
     def _run(self, record: StudyRecord, on_event: Callable[[Event], None]) -> StudyFinished:
         start = time.monotonic()
+        if not record.trials and self._folder.result(CONTROL) is not None:
+            raise RunError(
+                f"`storage.url` must hold the trials of {self._folder.path}; found a database without them beside "
+                "their stored results. Did you mean another URL, or another --name?"
+            )
+        self._trials = max(self._trials, len(record.trials))
         self._folder.discard_attempts()
         adopted = record.running
         on_event(
@@ -127,6 +133,7 @@ class Coordinator:
                     self._tell(record, stored, on_event)
                     told += 1
                     continue
+                self._check_control_files(trial.number)
                 self._folder.discard(trial.number)
                 role = trial.user_attrs["role"]
                 on_event(TrialStarted(trial.number, role, trial.params))
@@ -187,7 +194,17 @@ class Coordinator:
         if control is not None and control.state == TrialState.FAIL:
             reason = control.user_attrs.get("reason", "no reason stored")
             where = self._folder.trial(CONTROL)
-            raise ControlFailedError(f"the dense control (trial 0) failed: {reason} (see {where}).")
+            raise ControlFailedError(
+                f"the dense control (trial 0) failed: {reason} (see {where}); to begin anew, remove the run's folder "
+                "or give the run another --name."
+            )
+
+    def _check_control_files(self, number: int) -> None:
+        if number != CONTROL and self._folder.result(CONTROL) is None:
+            where = self._folder.trial(CONTROL)
+            raise RunError(
+                f"`run` must hold the control's files, which every trial is measured against; found no {where}."
+            )
 
     def _poll(self, on_event: Callable[[Event], None]) -> list[TrialOutcome]:
         def report(progress: TrialProgress) -> None:
@@ -246,7 +263,10 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
     engine: Engine = resolve("engine", name)(folder.path, search.workers)
     if isinstance(engine, SerialEngine):
         engine.runner = context
-    sampler = bind("sampler", search.sampler, search.options, "search")(problem.distributions, study.study.seed)
+    try:
+        sampler = bind("sampler", search.sampler, search.options, "search")(problem.distributions, study.study.seed)
+    except ValueError as error:
+        raise InputError(f"`search` must take its options; found that {error}") from None
     return Coordinator(
         folder, problem, engine, sampler, trials=search.trials, timeout=search.timeout, url=study.storage.url
     )

@@ -22,7 +22,7 @@ from ..compression.targets.parity import Parity, check_parity
 from ..studies.errors import InputError, ParityError
 from ..trainers.tasks.base import to_float
 from ..version import __version__
-from .bundle import WEIGHTS, Architecture, BundleDescription, load_bundle, write_description
+from .bundle import WEIGHTS, Architecture, BundleDescription, load_bundle, registered, write_description
 from .card import write_card
 from .trial import TrialContext
 
@@ -62,6 +62,7 @@ def deploy(run: Run, number: int, out: Path) -> list[str]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"`--out` must be a new or an empty folder; found {out}.")
     context = TrialContext(run.folder.path, 1, run.study)
+    context.agree(run.fingerprint)
     candidate = context.candidate(number).to("cpu")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +72,8 @@ def deploy(run: Run, number: int, out: Path) -> list[str]:
     try:
         artefact, checked = _write(run, trial, context, candidate, staging)
         staging.chmod(0o755)
+        for file in staging.iterdir():
+            file.chmod(0o644)
         os.replace(staging, out)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -87,7 +90,9 @@ def deploy(run: Run, number: int, out: Path) -> list[str]:
 def _write(
     run: Run, trial: FrozenTrial, context: TrialContext, candidate: Candidate, folder: Path
 ) -> tuple[Artefact, _Checked]:
-    target = OnnxRuntimeCPU()
+    # the study's own, with its gates, if it has one
+    own = [target for target in context.targets if isinstance(target, OnnxRuntimeCPU)]
+    target = own[0] if own else OnnxRuntimeCPU()
     artefact = target.export(candidate, folder, context.task.example.cpu())
     save_file(
         {name: value.contiguous().clone() for name, value in candidate.model.state_dict().items()}, folder / WEIGHTS
@@ -109,8 +114,9 @@ def _check(
     test = task.evaluation("test", TEST_IMAGES)
     images = to_float(test.images).cpu().numpy()
     simulated, exported = simulate(candidate, images), target.run(artefact, images)
-    parity = check_parity(simulated, exported, predictions=task.predictions)
-    reloaded = load_bundle(folder, build=task.build_model)
+    gates = {"minimum_snr_db": target.minimum_snr_db, "minimum_agreement": target.minimum_agreement}
+    parity = check_parity(simulated, exported, predictions=task.predictions, **gates)
+    reloaded = load_bundle(folder, build=None if registered(context.study.task.model.name) else task.build_model)
     with torch.inference_mode():
         again = np.concatenate([reloaded(torch.from_numpy(part)).numpy() for part in np.array_split(images, 8)])
     if not np.allclose(again, simulated, rtol=1e-4, atol=1e-4):

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .events import Event, StudyFinished, StudyStarted, TrialFinished, TrialProgress, TrialStarted
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ..studies.schema import Study
     from .run_folder import RunFolder
 
-__all__ = ["Watcher", "duration", "open_display"]
+__all__ = ["Watcher", "duration", "near", "open_display"]
 
 Show = Callable[[Event], None]
 
@@ -29,6 +30,14 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def near(folder: RunFolder) -> str:
+    """The run's folder as a person would type it from here."""
+    try:
+        return str(folder.path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(folder.path)
 
 
 class Watcher:
@@ -107,7 +116,7 @@ def open_display(study: Study, folder: RunFolder) -> Iterator[Show]:
 
 def _line(event: Event, watcher: Watcher, folder: RunFolder) -> str:
     if isinstance(event, StudyStarted):
-        lines = [f"{event.name}: {event.finished} of {event.trials} trials done, in {_near(folder)}"]
+        lines = [f"{event.name}: {event.finished} of {event.trials} trials done, in {near(folder)}"]
         lines += [f"taking over trial {number}, which was left running" for number in event.adopted]
         lines += [f"changed since this run began, results may move slightly: {text}" for text in event.warnings]
         return "\n".join(lines)
@@ -119,25 +128,16 @@ def _line(event: Event, watcher: Watcher, folder: RunFolder) -> str:
         seconds = f" in {duration(event.seconds)}" if event.seconds is not None else ""
         return f"trial {event.number} ({event.role}){marks}: {values}{seconds} [{watcher.summary()}]"
     if isinstance(event, StudyFinished):
-        near = _near(folder)
+        run = near(folder)
         if event.timed_out:
-            return f"time is up after {event.trials} trials; go on with: forgefront resume {near}"
+            return f"time is up after {event.trials} trials; go on with: forgefront resume {run}"
         failed = f", {event.failed} failed" if event.failed else ""
         done = "nothing to do" if not event.ran else "done"
         return (
             f"{done}: {event.trials} of {event.trials} trials{failed}, {len(event.front)} on the front; "
-            f"next: forgefront front {near}, forgefront pick {near}"
+            f"next: forgefront front {run}, forgefront pick {run}"
         )
     return ""
-
-
-def _near(folder: RunFolder) -> str:
-    from pathlib import Path
-
-    try:
-        return str(folder.path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(folder.path)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "fingerprint"]
 
-PACKAGES = ("torch", "torchvision", "numpy", "optuna", "onnx", "onnxruntime")
+PACKAGES = ("torch", "torchvision", "torch-pruning", "numpy", "optuna", "onnx", "onnxruntime")
 # how long, where and by whom a run is worked on does not change what a trial yields, nor does the place of data and
 # checkpoint, whose contents are hashed
 FREE = (
@@ -25,9 +25,9 @@ FREE = (
     "study.search.timeout",
     "study.search.workers",
     "study.search.engine",
-    "study.storage",
     "study.task.data.root",
     "study.task.data.path",
+    "study.task.data.download",
     "study.task.model.weights",
 )
 # these may change the last bits of a result, not its meaning
@@ -46,7 +46,11 @@ def fingerprint(study: Study, inputs: Mapping[str, Any], *, threads: int, device
     versions: dict[str, str | None] = {"forgefront": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
     environment = {"versions": versions, "threads": threads, "device": device}
-    whole = {"study": study.model_dump(mode="json", by_alias=True), "inputs": dict(inputs), "environment": environment}
+    whole = {
+        "study": study.model_dump(mode="json", by_alias=True, exclude={"storage"}),
+        "inputs": dict(inputs),
+        "environment": environment,
+    }
     result: dict[str, Any] = json.loads(json.dumps(whole, default=str))
     return result
 

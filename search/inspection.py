@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pandas as pd
 
 from ..studies.errors import InputError
+from .tables import as_data
 
 __all__ = ["inspect_model", "layers_frame"]
 
@@ -24,18 +26,21 @@ def layers_frame(model: str, input_shape: tuple[int, int, int], classes: int) ->
     """
     from ..spaces.layers import inspect_layers
     from ..studies.registry import resolve
+    from ..trainers.models.base import build_classifier
 
-    layers = inspect_layers(resolve("model", model)(classes), input_shape)
+    part: Any = resolve("model", model)
+    network = build_classifier(part, classes, options={}, mean=None, std=None)
+    layers = inspect_layers(network, input_shape)
     rows = [
         {
-            "layer": layer.name,
+            "layer": layer.name.removeprefix("network."),
             "kind": layer.kind,
             "weight": "x".join(map(str, layer.weight_shape)),
             "output": "x".join(map(str, layer.output_shape)),
             "parameters": layer.parameters,
             "macs": layer.macs,
             "stage": layer.stage,
-            "coupled": layer.coupled or "",
+            "coupled": (layer.coupled or "").removeprefix("network."),
             "prunable_filters": layer.prunable_filters,
         }
         for layer in layers
@@ -50,11 +55,8 @@ def inspect_model(model: str, size: str, classes: int, form: str) -> str:
         raise InputError(f"`--input` must be CxHxW such as 3x32x32; found {size!r}.")
     channels, height, width = (int(side) for side in shape.groups())
     frame = layers_frame(model, (channels, height, width), classes)
-    if form == "csv":
-        return frame.to_csv(index=False).rstrip("\n")
-    if form == "json":
-        text: str = frame.to_json(orient="records", indent=2)
-        return text
+    if form != "table":
+        return as_data(frame, form)
     total = f"{len(frame)} layers, {frame['parameters'].sum():,} parameters, {frame['macs'].sum() / 1e6:.2f} M MACs"
     shown = frame.assign(macs=frame["macs"].map("{:,}".format), parameters=frame["parameters"].map("{:,}".format))
     return f"{shown.to_string(index=False)}\n{total}"

@@ -11,11 +11,12 @@ import optuna
 
 from ..studies.load import load_study, study_to_toml
 from ..studies.schema import Study
-from .coordinator import coordinator_for
-from .display import open_display
+from .coordinator import Interrupted, coordinator_for
+from .display import near, open_display
 from .events import Event, StudyFinished, StudyStarted, TrialFinished
+from .run import load_run
 from .run_folder import RunFolder, write_text
-from .tensorboard import write_trial
+from .tensorboard import trial_folder, write_trial
 
 __all__ = ["launch", "resume"]
 
@@ -35,20 +36,19 @@ def launch(
         study: A study file, or the name of a shipped study.
         overrides: ``KEY=VALUE`` changes to the file.
         trials: Trials in all; None takes the study's.
-        timeout: Seconds after which no further trial begins.
+        timeout: Seconds after which no further trial begins, this time; None takes the study's.
         workers: Processes that run trials.
         engine: Name of the engine; None chooses by the number of workers.
 
     Raises:
         InputError: Anything that the user gave is wrong.
+        Interrupted: Ctrl-C or SIGTERM; the state is safe.
     """
-    budget = _budget(trials=trials, timeout=timeout, workers=workers, engine=engine)
-    overrides = [*overrides, *budget]
-    loaded = load_study(
-        study, overrides=[*overrides, *_absolute(load_study(study, check_parts=False, overrides=overrides))]
-    )
-    path = Path(loaded.storage.folder) / loaded.study.name
-    return _run(path, loaded)
+    overrides = [*overrides, *_budget(trials=trials, workers=workers, engine=engine)]
+    loaded = load_study(study, overrides=overrides)
+    if paths := _absolute(loaded):
+        loaded = load_study(study, overrides=[*overrides, *paths])
+    return _run(Path(loaded.storage.folder) / loaded.study.name, loaded, timeout)
 
 
 def resume(
@@ -61,12 +61,12 @@ def resume(
 ) -> StudyFinished:
     """Go on with the run in folder `run`; otherwise as `launch`."""
     folder = RunFolder.open(run)
-    budget = _budget(trials=trials, timeout=timeout, workers=workers, engine=engine)
-    return _run(folder.path, load_study(folder.study_file, overrides=budget))
+    budget = _budget(trials=trials, workers=workers, engine=engine)
+    return _run(folder.path, load_study(folder.study_file, overrides=budget), timeout)
 
 
-def _budget(*, trials: int | None, timeout: float | None, workers: int | None, engine: str | None) -> list[str]:
-    given = {"trials": trials, "timeout": timeout, "workers": workers, "engine": engine}
+def _budget(*, trials: int | None, workers: int | None, engine: str | None) -> list[str]:
+    given = {"trials": trials, "workers": workers, "engine": engine}
     return [f"search.{key}={value}" for key, value in given.items() if value is not None]
 
 
@@ -78,21 +78,27 @@ def _absolute(study: Study) -> list[str]:
         "task.data.root": options.get("root"),
         "task.data.path": options.get("path"),
     }
-    return [f"{key}={json.dumps(os.path.abspath(value))}" for key, value in paths.items() if isinstance(value, str)]
+    absolute = {key: os.path.abspath(value) for key, value in paths.items() if isinstance(value, str)}
+    url = study.storage.url or ""
+    if url.startswith("sqlite:///") and ":memory:" not in url:
+        absolute["storage.url"] = "sqlite:///" + os.path.abspath(url.removeprefix("sqlite:///"))
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in absolute.items()]
 
 
-def _run(path: Path, study: Study) -> StudyFinished:
+def _run(path: Path, study: Study, timeout: float | None) -> StudyFinished:
     # the display says what happens, in its own words
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    limited = study if timeout is None else _changed(study, timeout=timeout)
     # everything wrong in the user's input shows before a folder is made for it
-    coordinator = coordinator_for(RunFolder(path), study)
+    coordinator = coordinator_for(RunFolder(path), limited)
     folder = RunFolder.create(path, study_to_toml(study))
     with open_display(study, folder) as show:
 
         def watch(event: Event) -> None:
             if isinstance(event, StudyStarted):
                 # the lock is held and the study agrees: from here on `resume` asks for this budget
-                write_text(folder.study_file, study_to_toml(study))
+                write_text(folder.study_file, study_to_toml(_changed(study, trials=event.trials)))
+                _write_missing_logs(folder)
             elif isinstance(event, TrialFinished) and event.state == "complete":
                 write_trial(
                     folder.tensorboard,
@@ -104,4 +110,27 @@ def _run(path: Path, study: Study) -> StudyFinished:
                 )
             show(event)
 
-        return coordinator.run(watch)
+        try:
+            return coordinator.run(watch)
+        except Interrupted:
+            raise Interrupted(f"what had finished is stored; go on with: forgefront resume {near(folder)}") from None
+
+
+def _changed(study: Study, **budget: float) -> Study:
+    return study.model_copy(update={"search": study.search.model_copy(update=budget)})
+
+
+def _write_missing_logs(folder: RunFolder) -> None:
+    """TensorBoard logs of trials that a run told just before it was killed."""
+    run = load_run(folder.path)
+    for trial in run.optuna_trials():
+        if trial.state.name != "COMPLETE" or trial_folder(folder.tensorboard, trial.number).exists():
+            continue
+        write_trial(
+            folder.tensorboard,
+            trial.number,
+            history=(folder.result(trial.number) or {}).get("history") or (),
+            scores={name: score["value"] for name, score in trial.user_attrs["scores"].items()},
+            params=trial.params,
+            role=trial.user_attrs["role"],
+        )

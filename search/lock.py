@@ -53,7 +53,19 @@ def coordinator_lock(path: Path, url: str | None = None, *, name: str = "") -> I
         stack.enter_context(_file_lock(path, holder))
         if url is not None and not url.startswith("sqlite"):
             stack.enter_context(_server_lock(url, name, holder))
+        elif url is not None and (database := _elsewhere(url, path)) is not None:
+            stack.enter_context(_file_lock(database.with_name(database.name + ".lock"), holder))
         yield holder
+
+
+def _elsewhere(url: str, lock: Path) -> Path | None:
+    """The SQLite file of `url` where it lies outside the run's folder, so that several runs could share it."""
+    from sqlalchemy.engine import make_url
+
+    name = make_url(url.replace("{{", "{").replace("}}", "}")).database
+    if not name or name == ":memory:" or not Path(name).parent.is_dir():
+        return None
+    return None if Path(name).absolute().parent == lock.absolute().parent else Path(name)
 
 
 def current_holder(path: Path) -> Holder | None:
@@ -76,7 +88,8 @@ def _file_lock(path: Path, holder: Holder) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     # `is_singleton=False`: two coordinators in one process must exclude each other too
-    lock = FileLock(path, timeout=0, is_singleton=False)
+    # a moment's patience, because whoever looks at the lock takes it for a moment
+    lock = FileLock(path, timeout=1.0, is_singleton=False)
     try:
         lock.acquire()
     except Timeout:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,9 @@ import pandas as pd
 
 from ..studies.conditions import Condition, parse_condition
 from ..studies.errors import InputError
+from ..studies.faults import nearest
 from .preference import Preference, normalize_losses, parse_preference, rank
+from .tables import BASE_COLUMNS
 
 __all__ = ["Choice", "pick"]
 
@@ -65,12 +66,12 @@ def pick(
         if condition.relative_to_control and control is None:
             raise InputError(f"`--where` {text!r} needs a finished control; this run has none yet.")
         reference = float(control[column]) if control is not None and condition.relative_to_control else None
-        violation = np.array([condition.violation(float(value), reference) for value in kept[column]])
-        if not (violation <= 0).any():
+        holds = np.array([condition.holds(float(value), reference) for value in kept[column]])
+        if not holds.any():
             values = pd.to_numeric(kept[column])
             found = f"{values.min():.6g} to {values.max():.6g}"
             raise InputError(f"`--where` {text!r} leaves no member of the front: {column} is {found} there.")
-        kept = kept[violation <= 0]
+        kept = kept[holds]
     losses = _losses(kept, objectives)
     order = rank(losses, preference, list(objectives))
     chosen = kept.iloc[order[0]]
@@ -82,11 +83,12 @@ def pick(
 
 
 def _column(frame: pd.DataFrame, condition: Condition) -> str:
-    known = [name for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name])]
+    apart = set(BASE_COLUMNS) - {"seconds"}
+    known = [name for name in frame.columns if name not in apart and pd.api.types.is_numeric_dtype(frame[name])]
     if condition.metric in known:
         return condition.metric
-    close = difflib.get_close_matches(condition.metric, known, 1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    close = nearest(condition.metric, known)
+    hint = f" Did you mean {close}?" if close else ""
     raise InputError(f"`--where` must name a metric of the run ({', '.join(known)}); found {condition.metric!r}.{hint}")
 
 

@@ -6,7 +6,6 @@ augmented achievement scalarising function (Wierzbicki 1980), equal or stated we
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -15,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from ..studies.errors import InputError
+from ..studies.faults import nearest
 
 __all__ = ["Preference", "achievement", "knee_utility", "normalize_losses", "parse_preference", "rank"]
 
@@ -47,8 +47,8 @@ def parse_preference(text: str, objectives: Sequence[str]) -> Preference:
         if not equals:
             raise InputError(f"`--prefer` must be knee, balanced or NAME=WEIGHT,…; found {text!r}.")
         if name not in objectives:
-            close = difflib.get_close_matches(name, objectives, 1)
-            hint = f" Did you mean {close[0]}?" if close else ""
+            close = nearest(name, objectives)
+            hint = f" Did you mean {close}?" if close else ""
             raise InputError(f"`--prefer` must weigh objectives ({', '.join(objectives)}); found {name!r}.{hint}")
         try:
             weights[name] = float(number)

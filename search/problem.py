@@ -10,7 +10,10 @@ from optuna.distributions import BaseDistribution
 
 from ..studies.conditions import Condition
 
-__all__ = ["Derived", "Problem"]
+__all__ = ["CONTROL", "Derived", "Problem"]
+
+CONTROL = 0
+"""Number of the dense control's trial."""
 
 Raw = Mapping[str, Any]
 

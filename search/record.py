@@ -20,13 +20,12 @@ from ..studies.errors import RunError, StudyMismatchError
 from .fingerprint import compare
 from .hypervolume import front_hypervolume
 from .non_dominated import front_numbers
-from .problem import Derived, Problem
+from .problem import CONTROL, Derived, Problem
 from .single_writer import SingleWriterStorage
 
 __all__ = ["StudyRecord"]
 
 FINGERPRINT, REFERENCE = "fingerprint", "reference_point"
-CONTROL = 0
 
 
 class StudyRecord:
@@ -193,7 +192,7 @@ class StudyRecord:
         control_raw = raw if number == CONTROL else self.trials[CONTROL].user_attrs["raw"]
         try:
             scores = self.problem.derive(raw, control_raw)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # a part of the user's may fail in any way, and must not stop the study
             return {}, f"its scores could not be derived ({type(error).__name__}: {error})"
         needed = {*self.problem.directions, *(condition.metric for condition in self.problem.conditions)}
         wrong = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pandas as pd
@@ -14,6 +15,7 @@ from ..studies.load import load_study
 from ..studies.schema import Study
 from .non_dominated import front_numbers
 from .pick import Choice, pick
+from .record import FINGERPRINT
 from .run_folder import RunFolder
 from .storage import open_storage, sqlite_url
 from .tables import LABELS, trials_frame
@@ -40,13 +42,30 @@ class Run:
     @property
     def objectives(self) -> dict[str, str]:
         """Objective name to ``"minimize"`` or ``"maximize"``, in the order of the study file."""
-        names = [objective.name for objective in self.study.objectives]
+        names = self.record.metric_names or [objective.name for objective in self.study.objectives]
         return {name: way.name.lower() for name, way in zip(names, self.record.directions, strict=True)}
 
     @property
     def metrics(self) -> list[str]:
         """Objectives, then what is recorded but not optimised."""
-        return [*self.objectives, *(metric.name for metric in self.study.metrics)]
+        scored: dict[str, Any] = next(
+            (trial.user_attrs["scores"] for trial in self.optuna_trials() if "scores" in trial.user_attrs), {}
+        )
+        return list(dict.fromkeys([*self.objectives, *scored]))
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the run's results depend on, as it began.
+
+        Raises:
+            RunError: The study in the database is not one of Forgefront's.
+        """
+        stored: dict[str, Any] | None = self.record.user_attrs.get(FINGERPRINT)
+        if stored is None:
+            raise RunError(
+                f"the database of {self.folder.path} must hold a study of Forgefront; found another program's."
+            )
+        return stored
 
     def optuna_trials(self) -> list[FrozenTrial]:
         """Optuna's own trials, in order of their numbers."""
@@ -104,7 +123,10 @@ class Run:
         complete = frame[frame["state"] == "complete"]
         if complete.empty:
             raise InputError("`--plot` needs a complete trial; this run has none yet.")
-        plot_front(complete, self.objectives, LABELS, file, f"{self.study.study.name}: {len(complete)} trials")
+        try:
+            plot_front(complete, self.objectives, LABELS, file, f"{self.study.study.name}: {len(complete)} trials")
+        except OSError as error:
+            raise InputError(f"`--plot` must be a file that can be written; found {file} ({error.strerror}).") from None
 
 
 def load_run(path: str | Path) -> Run:

@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial
 
 from .non_dominated import feasible
 
-__all__ = ["LABELS", "render", "score_columns", "trials_frame"]
+__all__ = ["BASE_COLUMNS", "LABELS", "as_data", "render", "score_columns", "trials_frame"]
 
 LABELS = {
     "mce": "mCE",
@@ -71,6 +71,14 @@ def score_columns(name: str, score: Mapping[str, Any]) -> dict[str, float | None
     return columns
 
 
+def as_data(frame: pd.DataFrame, form: str) -> str:
+    """All of a frame as ``"csv"`` or ``"json"`` (one object a row)."""
+    if form == "csv":
+        return frame.to_csv(index=False).rstrip("\n")
+    text: str = frame.to_json(orient="records", indent=2)
+    return text
+
+
 def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
     """The frame as text; a table shows the columns that a person compares, CSV and JSON hold all.
 
@@ -79,13 +87,10 @@ def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
         metrics: Objectives and metrics, in the order to show.
         form: ``"table"``, ``"csv"`` or ``"json"`` (one object a row).
     """
-    if form == "csv":
-        return frame.to_csv(index=False).rstrip("\n")
-    if form == "json":
-        text: str = frame.to_json(orient="records", indent=2)
-        return text
+    if form != "table":
+        return as_data(frame, form)
     if frame.empty:
-        return "no trials yet"
+        return "no trial to show"
     metrics = [name for name in metrics if name in frame]
     extras = [name for name in ("latency_ms", "macs_fraction_of_control") if name in frame and name not in metrics]
     show_state = not (frame["state"] == "complete").all()

@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_trial"]
+__all__ = ["trial_folder", "write_trial"]
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """Where the logs of one trial are."""
+    return folder / f"trial-{number:04d}"
 
 
 def write_trial(
@@ -18,7 +23,7 @@ def write_trial(
     params: Mapping[str, Any],
     role: str,
 ) -> None:
-    """Write one finished trial to ``folder/trial-NNNN``: its epochs, its scores and its hyper-parameters.
+    """Write one finished trial to its folder in `folder`: its epochs, its scores and its hyper-parameters.
 
     Args:
         history: One mapping an epoch; every finite number in it becomes a scalar ``train/<key>``.
@@ -28,7 +33,7 @@ def write_trial(
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
-    with SummaryWriter(str(folder / f"trial-{number:04d}")) as writer:
+    with SummaryWriter(str(trial_folder(folder, number))) as writer:
         for epoch, row in enumerate(history):
             for key, value in row.items():
                 if isinstance(value, int | float) and not isinstance(value, bool):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from ..spaces.layers import LayerInfo, inspect_layers
 from ..spaces.plan import TrialPlan
 from ..spaces.space import SearchSpace
 from ..studies.conditions import parse_condition
-from ..studies.errors import ForgefrontError, RunError
+from ..studies.errors import ForgefrontError, InputError, RunError
 from ..studies.load import load_study
 from ..studies.registry import bind, resolve
 from ..studies.seeds import Seed, trial_seed
@@ -31,8 +32,8 @@ from ..trainers.device import resolve_device
 from ..trainers.fit import FitResult, Progress, fit
 from ..trainers.tasks.base import SplitName, Task, to_float
 from .engines.base import Report, TrialOutcome, TrialProgress, TrialRequest, threads_per_worker
-from .fingerprint import fingerprint
-from .problem import Derived, Problem
+from .fingerprint import compare, fingerprint
+from .problem import CONTROL, Derived, Problem
 from .run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["Made", "TrialContext"]
 
 PARITY_IMAGES = 256
-CONTROL = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,16 @@ class TrialContext:
     def problem(self) -> Problem:
         """The search, as a coordinator needs to know it; builds everything, so that wrong input shows up here."""
         objectives = {objective.name: objective for objective in self.objectives}
-        assert self.targets
+        # found usable here, or told in one line, before anything is trained
+        for target in self.targets:
+            target.check_activation_bits(self.study.space.activation_bits or ())
+        conditions = [parse_condition(text) for text in self.study.constraints]
+        for condition in conditions:
+            if condition.metric not in objectives:
+                known = ", ".join(objectives)
+                raise InputError(
+                    f"`constraints` must be on what the study measures ({known}); found {condition.metric!r}."
+                )
 
         def worst(name: str, control: Derived) -> float:
             return objectives[name].worst(control.value)
@@ -151,7 +160,7 @@ class TrialContext:
             derive=self.derive,
             worst=worst,
             seeds=ladder(self.space, self.study.search.seeds),
-            conditions=[parse_condition(text) for text in self.study.constraints],
+            conditions=conditions,
             fingerprint=fingerprint(self.study, inputs, threads=self.threads, device=str(self.device)),
         )
 
@@ -176,7 +185,10 @@ class TrialContext:
             "params": dict(request.params),
         }
         try:
-            result |= self._run(request, attempt, report)
+            made = self._run(request, attempt, report)
+            # what a part of the user's measures must be JSON, or this trial fails
+            json.dumps(made)
+            result |= made
         except Exception as error:  # whatever breaks one trial must not break the study
             result |= {"state": "failed", "reason": _reason(error)}
             (attempt / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -191,10 +203,14 @@ class TrialContext:
             place = (progress.epoch, progress.epochs, progress.step, progress.steps)
             report(TrialProgress(request.number, *place, loss=progress.loss))
 
+        # before the training, which would be in vain without them
+        control = None if request.role == "control" else self.control_artefacts()
         made = self.make(self.plan(request), seed, attempt, on_progress)
-        control = made.artefacts if request.role == "control" else self.control_artefacts()
-        subject = self.subject(made.candidate, made.artefacts, control, seed=seed, split="validation")
-        return {**made.to_dict(), "raw": measure_all(self.objectives, subject)}
+        subject = self.subject(made.candidate, made.artefacts, control or made.artefacts, seed=seed, split="validation")
+        raw = measure_all(self.objectives, subject)
+        for target in self.targets:
+            target.release(made.artefacts[target.name])
+        return {**made.to_dict(), "raw": raw}
 
     def make(
         self, plan: TrialPlan, seed: Seed, folder: Path, on_progress: Callable[[Progress], None] | None = None
@@ -234,11 +250,21 @@ class TrialContext:
             targets=self.targets,
             artefacts=artefacts,
             control_artefacts=control_artefacts,
-            layers=self.layers,
             split=split,
             seed=seed.child("measure"),
             study_seed=self.study.study.seed,
+            batch_size=self.batch_size,
         )
+
+    @property
+    def batch_size(self) -> int:
+        """Images in one forward pass of a measurement: 500 of up to 64x64, fewer of larger ones."""
+        _, height, width = self.task.input_shape
+        return max(1, min(500, 500 * 64 * 64 // (height * width)))
+
+    def agree(self, stored: Mapping[str, Any]) -> list[str]:
+        """Check a run's stored fingerprint against study, data and checkpoint as they are now; see `compare`."""
+        return compare(stored, self.problem().fingerprint)
 
     def candidate(self, number: int) -> Candidate:
         """The candidate of a complete trial, on the study's device."""

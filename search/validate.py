@@ -18,9 +18,10 @@ import pandas as pd
 from ..compression.targets.base import Artefact
 from ..objectives.score import derive_all, measure_all
 from ..spaces.plan import Recipe, TrialPlan
+from ..studies.errors import RunError
 from ..studies.registry import bind
 from ..studies.seeds import Seed
-from .record import CONTROL
+from .problem import CONTROL
 from .run_folder import read_json, write_json
 from .tables import score_columns
 from .trial import TrialContext
@@ -61,8 +62,15 @@ def validate(run: Run, numbers: Sequence[int] | None, *, say: Callable[[str], No
     for number in (CONTROL, *chosen):
         run.complete(number)
     context = TrialContext(run.folder.path, 1, run.study)
+    for line in context.agree(run.fingerprint):
+        say(f"changed since this run began, results may move slightly: {line}")
     folder = run.folder.path / "validation"
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"`run` must be a folder that can be written; found {run.folder.path} ({error.strerror})."
+        ) from None
     subjects = _subjects(run, context, chosen)
     raws = {}
     for index, subject in enumerate(subjects):

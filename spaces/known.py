@@ -37,7 +37,8 @@ def ladder(space: SearchSpace, count: int) -> list[dict[str, Any]]:
     for rung in _rungs(space, count):
         if len(rungs) == count:
             break
-        if rung not in rungs:
+        # a rung that compresses nothing would repeat the control
+        if rung not in rungs and space.decode(rung).layers:
             rungs.append(rung)
     return rungs
 

@@ -22,7 +22,10 @@ from .coupling import (
     producers,
 )
 
-__all__ = ["prunable_convolutions"]
+__all__ = ["BATCH_NORMS", "OTHER_NORMS", "prunable_convolutions"]
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+OTHER_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d)
 
 # in double precision; relative to what masking itself changes in the output
 _TOLERANCE = 1e-6
@@ -56,6 +59,8 @@ def _removable(group: Any) -> bool:
     targets = [dependency.target.module for dependency, _ in group]
     if any(isinstance(t, nn.Parameter | torch_pruning.ops._OutputOp) for t in targets):
         return False
+    if any(isinstance(t, OTHER_NORMS) or (isinstance(t, BATCH_NORMS) and not t.affine) for t in targets):
+        return False  # what such a norm makes of a channel of zeros cannot be masked
     if any(is_grouped(t) and not _is_depthwise(t) for t in targets):
         return False
     convolutions = [module for module in producers(group) if isinstance(module, nn.Conv2d)]

@@ -160,7 +160,8 @@ class SearchSpace:
             names["clusters"] = f"clusters/{group}"
         if self.section.weight_bits:
             names["weight_bits"] = f"weight_bits/{group}"
-        if self.section.activation_bits:
+        # the last layer's output is the network's, which stays float
+        if self.section.activation_bits and not layer.last:
             names["activation_bits"] = f"activation_bits/{group}"
         return names
 

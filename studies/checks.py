@@ -178,7 +178,7 @@ def _attack_faults(raw: dict[str, Any]) -> list[Fault]:
         parameters = inspect.signature(resolve("attack", method)).parameters
     except InputError:
         return []
-    if "steps" in parameters or "attack_steps" in parameters:
+    if "steps" in parameters:
         return []
     allowed = f'left out with method "{method}", which takes one step'
     return [Fault(("training", "attack_steps"), allowed, steps, 'method = "pgd-at"')]

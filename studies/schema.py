@@ -65,11 +65,6 @@ class Study(Section):
             raise contradiction(faults)
         return self
 
-    @property
-    def measured(self) -> list[ObjectiveSection]:
-        """Objectives, then metrics."""
-        return [*self.objectives, *self.metrics]
-
 
 def cross_faults(sections: dict[str, Any]) -> list[Fault]:
     """Contradictions between sections; those that need a section which is not in `sections` are not looked for.

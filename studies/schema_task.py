@@ -42,9 +42,19 @@ class DataSection(NamedPart):
 
 
 class ModelSection(NamedPart):
-    """The architecture, and the checkpoint it starts from (None: trained from scratch)."""
+    """The architecture, and the checkpoint it starts from (None: trained from scratch).
+
+    Args:
+        trained_on: What the checkpoint has seen: this data set's training split, or other data only.
+    """
 
     weights: str | None = None
+    trained_on: Literal["train", "other"] = "train"
+
+    @property
+    def has_seen_training(self) -> bool:
+        """Whether training starts from weights that have seen this data set's training split."""
+        return self.weights is not None and self.trained_on == "train"
 
 
 class TaskSection(Section):
@@ -56,7 +66,7 @@ class TaskSection(Section):
 
     @model_validator(mode="after")
     def _unseen_validation(self) -> TaskSection:
-        if self.model.weights is not None and self.data.validation.from_ == "train":
-            allowed = '"test" when `task.model.weights` is given (the checkpoint has seen the training split)'
+        if self.model.has_seen_training and self.data.validation.from_ == "train":
+            allowed = '"test" when the checkpoint has seen the training split (or `task.model.trained_on` is "other")'
             raise contradiction([Fault(("data", "validation", "from"), allowed, "train", '"test"')])
         return self

@@ -51,6 +51,7 @@ count = 300
 [task.model]
 name = "digits-cnn"              # digits-cnn | resnet20 | resnet32 | resnet56 | torchvision:<name>
 # weights = "model.safetensors"  # checkpoint to start from; left out: trained from scratch
+# trained_on = "train"           # what it has seen: train (this training split) | other (other data only)
 
 [training]                       # what every trial is given, the dense control (trial 0) included
 regime = "naturalistic"          # standard | naturalistic (augmentation) | adversarial (adversarial training)

@@ -85,6 +85,21 @@ def fit(
         DivergedError: The loss or a weight became infinite or not a number.
         InputError: The recipe's attack takes no such option.
     """
+    # dropout and stochastic depth draw from torch's global generators, which are put back afterwards
+    devices = [task.device] if task.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed.child("layers").integer())
+        return _fit(task, attached, recipe, training, seed, on_progress)
+
+
+def _fit(
+    task: Task,
+    attached: Attached,
+    recipe: Recipe,
+    training: TrainingSection,
+    seed: Seed,
+    on_progress: Callable[[Progress], None] | None,
+) -> FitResult:
     run = _Run(task, attached, recipe, training, seed)
     for epoch in range(run.epochs):
         run.epoch(epoch, on_progress)

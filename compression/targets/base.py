@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from ...studies.errors import TargetError
 from .parity import MINIMUM_AGREEMENT, MINIMUM_SNR_DB, Parity, check_parity
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Target(ABC):
     """
 
     name: ClassVar[str]
+    minimum_activation_bits: ClassVar[int] = 2
 
     def __init__(self, *, minimum_snr_db: float = MINIMUM_SNR_DB, minimum_agreement: float = MINIMUM_AGREEMENT) -> None:
         self.minimum_snr_db = minimum_snr_db
@@ -86,6 +88,18 @@ class Target(ABC):
 
     def restore(self, artefact: Artefact, candidate: Candidate) -> None:  # noqa: B027
         """Make an artefact from an earlier process usable again, where the file alone does not suffice."""
+
+    def release(self, artefact: Artefact) -> None:
+        """Forget what was kept ready for an artefact that is not measured again in this process."""
+        del artefact  # most runtimes keep nothing
+
+    def check_activation_bits(self, bits: Sequence[int]) -> None:
+        """Raise `TargetError`, in one line, when outputs of so few bits cannot run here as they were simulated."""
+        if bits and min(bits) < self.minimum_activation_bits:
+            least = self.minimum_activation_bits
+            raise TargetError(
+                f"`space.activation_bits` must be at least {least} with target {self.name}; found {min(bits)}."
+            )
 
     def verify(
         self,

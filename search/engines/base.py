@@ -60,11 +60,6 @@ class TrialOutcome:
     number: int
     result: dict[str, Any]
 
-    @property
-    def failed(self) -> bool:
-        """Whether the trial failed, for a reason that `result` states."""
-        return self.result.get("state") != "complete"
-
 
 Report = Callable[[TrialProgress], None]
 

@@ -140,7 +140,7 @@ class ProcessEngine:
                     return [content]
                 else:
                     raise RunError(content)
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             worker.process.join(GRACE_SECONDS)
         if worker.process.is_alive():
             return []

@@ -70,7 +70,6 @@ def subject(task: ClassificationTask, trained: torch.nn.Module) -> Subject:
         targets=[],
         artefacts={},
         control_artefacts={},
-        layers=[],
         split="validation",
         seed=Seed(0, 0),
         study_seed=0,

@@ -237,7 +237,7 @@ def test_every_objective_names_itself_and_bounds_its_values(name: str) -> None:
         ("mce", {"severities": 3}),
         ("mce", {"images": 0}),
         ("mce", {"corruptions": []}),
-        ("mce", {"baseline": "alexnet"}),
+        ("mce", {"baseline": "control"}),
         ("mce", {"severity": [3]}),
         ("accuracy", {"images": -1}),
         ("pgd_accuracy", {"epsilon": 8}),

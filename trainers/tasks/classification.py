@@ -59,7 +59,7 @@ class ClassificationTask(Task):
             imbalance=section.imbalance,
             train_images=section.train_images,
             test_images=section.test_images,
-            checkpoint=study.task.model.weights is not None,
+            checkpoint=study.task.model.has_seen_training,
             seed=Seed(study.study.seed).child("splits"),
         )
         self.class_counts = splits.train.class_counts(len(self.class_names))
