@@ -71,7 +71,7 @@ def fit(
     """Train `attached.model` in place, measure its batch-norm statistics again and finalize its compression.
 
     Statistics are averaged over up to ten batches as trained on, for every trial and the control alike. With the same
-    arguments on the same device and number of threads, every weight comes out the same.
+    arguments on a CPU with the same number of threads, every weight comes out the same.
 
     Args:
         task: Gives batches and losses.

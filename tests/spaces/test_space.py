@@ -98,7 +98,8 @@ def test_the_edges_keep_eight_bits_and_the_rest_obeys(digits_layers) -> None:
     space = make(digits_layers, granularity="network", weight_bits=[2, 8], activation_bits=[3, 8])
     plan = space.decode({"weight_bits/network": 1, "activation_bits/network": 1})
     for layer in digits_layers:
-        bits = (8, 8) if layer.first or layer.last else (2, 3)
+        # the network's own output stays float
+        bits = (8, 32) if layer.last else (8, 8) if layer.first else (2, 3)
         assert (plan.layer(layer.name).weight_bits, plan.layer(layer.name).activation_bits) == bits
 
 
@@ -242,8 +243,8 @@ def test_ladder_is_distinct_and_decodes(digits_layers, granularity, count: int) 
 def test_ladder_begins_with_eight_bits_alone_and_climbs(digits_layers) -> None:
     space = make(digits_layers, granularity="stage", **FULL)
     plans = [space.decode(params) for params in ladder(space, 7)]
-    for layer in plans[0].layers.values():
-        assert (layer.weight_bits, layer.activation_bits) == (8, 8)
+    for name, layer in plans[0].layers.items():
+        assert (layer.weight_bits, layer.activation_bits) == (8, 32 if name == "linear" else 8)
         assert layer.pruning is None
         assert layer.clustering is None
     dense = [plan.layer("stage2.dense.conv") for plan in plans[1:]]
