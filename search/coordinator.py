@@ -108,6 +108,7 @@ class Coordinator:
                 "their stored results. Did you mean another URL, or another --name?"
             )
         self._trials = max(self._trials, len(record.trials))
+        self._check_control_files(record)
         self._folder.discard_attempts()
         adopted = record.running
         on_event(
@@ -133,7 +134,6 @@ class Coordinator:
                     self._tell(record, stored, on_event)
                     told += 1
                     continue
-                self._check_control_files(trial.number)
                 self._folder.discard(trial.number)
                 role = trial.user_attrs["role"]
                 on_event(TrialStarted(trial.number, role, trial.params))
@@ -199,8 +199,10 @@ class Coordinator:
                 "or give the run another --name."
             )
 
-    def _check_control_files(self, number: int) -> None:
-        if number != CONTROL and self._folder.result(CONTROL) is None:
+    def _check_control_files(self, record: StudyRecord) -> None:
+        control, missing = record.control, record.finished < self._trials
+        told = control is not None and control.state == TrialState.COMPLETE
+        if missing and told and self._folder.result(CONTROL) is None:
             where = self._folder.trial(CONTROL)
             raise RunError(
                 f"`run` must hold the control's files, which every trial is measured against; found no {where}."

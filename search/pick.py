@@ -87,7 +87,7 @@ def _column(frame: pd.DataFrame, condition: Condition) -> str:
     known = [name for name in frame.columns if name not in apart and pd.api.types.is_numeric_dtype(frame[name])]
     if condition.metric in known:
         return condition.metric
-    close = nearest(condition.metric, known)
+    close = nearest(condition.metric, [name for name in known if not name.endswith("_se")])
     hint = f" Did you mean {close}?" if close else ""
     raise InputError(f"`--where` must name a metric of the run ({', '.join(known)}); found {condition.metric!r}.{hint}")
 

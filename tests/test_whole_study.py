@@ -94,7 +94,9 @@ def test_every_trial_asked_for_is_complete(uninterrupted: Path) -> None:
 
 def test_the_front_is_data_on_stdout(uninterrupted: Path) -> None:
     shown = run(uninterrupted, "front", "runs/small", "--format", "json", "--plot", "front.png")
+    assert shown.returncode == 0, shown.stderr
     rows = json.loads(shown.stdout)
+    assert rows
     assert all(row["on_front"] for row in rows)
     assert (uninterrupted / "front.png").read_bytes().startswith(b"\x89PNG")
 
@@ -112,18 +114,25 @@ def test_running_again_does_nothing_but_say_so_and_more_trials_add_the_differenc
 
 
 def killed_run(folder: Path, moments: random.Random, kills: int) -> None:
-    """Start the study and kill its coordinator with SIGKILL at random moments, then let it finish."""
+    """Start the study, kill its coordinator with SIGKILL while trials are unfinished, then let it finish."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     arguments = ["run", "small.toml"]
+    attempts = folder / "runs" / "small" / "trials"
     for _ in range(kills):
         process = subprocess.Popen(
             command(*arguments), cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        time.sleep(moments.uniform(3.0, 12.0))
+        deadline = time.monotonic() + 120
+        known = set(attempts.glob("*.*"))
+        while not set(attempts.glob("*.*")) - known:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0.0, 2.5))
+        assert process.poll() is None, "the study was over before it could be killed"
         process.send_signal(signal.SIGKILL)
         process.wait()
-        if (folder / "runs" / "small" / "study.db").exists():
-            arguments = ["resume", "runs/small"]
+        arguments = ["resume", "runs/small"]
     done = run(folder, *arguments)
     assert done.returncode == 0, done.stderr
 

@@ -84,7 +84,11 @@ CASES: list[tuple[str, Callable[[Path], object], list[str], str]] = [
     ("one cluster", nothing, ["run", "digits", *settings("space.clusters=[1]")], "space.clusters"),
     ("range upside down", nothing, ["run", "digits", *settings("space.augmentation_strength={low=1, high=0}")], "high"),
     ("epsilon without an attack", nothing, ["run", "digits", *settings('training.epsilon="8/255"')], "epsilon"),
-    ("unknown objective option", nothing, ["run", "digits-adversarial", *settings("search.populations=3")], "population"),
+    ("unknown sampler option", nothing, ["run", "digits", *settings("search.populations=3")], "population"),
+    ("a sampler that refuses its options", nothing, ["run", "digits", *settings("search.population=2", "search.crossover=spx")], "population size"),
+    ("unknown objective option", nothing, ["run", "digits", *settings("objectives[1].severity=[3]")], "severities"),
+    ("unknown objective", nothing, ["run", "digits", *settings("objectives[1].name=mcee")], "mce"),
+    ("four-bit outputs on a GPU", nothing, ["run", "digits", *settings("target[0].name=torch-cuda", "space.activation_bits=[4]")], "torch-cuda"),
     ("unknown sampler", nothing, ["run", "digits", *settings("search.sampler=nsga4")], "nsga2"),
     ("unknown model", nothing, ["run", "digits", *settings("task.model.name=resnet21")], "resnet20"),
     ("unknown torchvision model", nothing, ["run", "digits", *settings("task.model.name=torchvision:resnet19")], "resnet1"),
@@ -106,6 +110,7 @@ CASES: list[tuple[str, Callable[[Path], object], list[str], str]] = [
     ("weights of another model", lambda f: _save(f, {"conv.weight": torch.zeros(1)}), ["run", "digits", *RESNET], "conv"),
     ("a model that is not a CNN", write("mlp.py", "import torch\ndef net(n): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, n))"), ["run", "digits", *settings("task.model.name=mlp:net")], "must be a CNN"),
     ("inspect a shape that is none", nothing, ["inspect", "resnet20", "--input", "32"], "--input"),
+    ("inspect what is no model", nothing, ["inspect", "json:dumps"], "must return a torch.nn.Module"),
     ("inspect nothing known", nothing, ["inspect", "resnet2O"], "resnet20"),
     # runs
     ("no run there", nothing, ["status", "runs/none"], "runs/none"),
@@ -168,6 +173,10 @@ RUN_CASES: list[tuple[str, Callable[[Path], object], list[str], str]] = [
     ("a database that is none", overwrite("study.db", b"not a database, but long enough to be read as one" * 9), ["status"], "study.db"),
     ("a foreign database", foreign_database, ["front"], "study.db"),
     ("no database", lambda run: (run / "study.db").unlink(), ["front"], "study.db"),
+    ("no database, resumed", lambda run: (run / "study.db").unlink(), ["resume"], "another URL"),
+    ("no control, more trials", lambda run: shutil.rmtree(run / "trials" / "0"), ["resume", "--trials", "6"], "control"),
+    ("a damaged candidate", overwrite("trials/1/weights.safetensors", b"hello"), ["deploy", "--trial", "1", "--out", "bundle"], "damaged"),
+    ("a damaged description", overwrite("trials/1/candidate.json", b"{}"), ["deploy", "--trial", "1", "--out", "bundle"], "damaged"),
     ("no study file", lambda run: (run / "study.toml").unlink(), ["resume"], "study.toml"),
     ("a damaged study file", overwrite("study.toml", b"[study"), ["resume"], "study.toml"),
     ("a damaged database, resumed", overwrite("study.db", b"not a database, but long enough" * 9), ["resume"], "study.db"),
@@ -220,3 +229,14 @@ def test_a_changed_study_is_refused_with_its_difference(
     (tmp_path / "changed.toml").write_text(study.replace("batch_size = 32", "batch_size = 16"))
     told_once(*forgefront(capsys, monkeypatch, "run", "changed.toml"), "training.batch_size: 32 -> 16")
     assert (tmp_path / "runs" / "small" / "study.toml").read_text() == study
+
+
+def test_all_faults_of_a_study_are_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = settings('training.epochs="three"', "objectives[0].name=acuracy", "space.weight_bits=[12]")
+    code, _, err = forgefront(capsys, monkeypatch, "run", "digits", *changes)
+    assert code == 2
+    assert len(err.strip().splitlines()) == 3
+    assert all(key in err for key in ("training.epochs", "objectives[0]", "space.weight_bits[0]"))

@@ -201,7 +201,13 @@ def test_what_may_not_change(old, new, line):
 
 @pytest.mark.parametrize(
     ("section", "key"),
-    [("search", "trials"), ("search", "timeout"), ("search", "workers"), ("search", "engine"), ("storage", "url")],
+    [
+        ("search", "trials"),
+        ("search", "timeout"),
+        ("search", "workers"),
+        ("search", "engine"),
+        ("study", "description"),
+    ],
 )
 def test_what_may_change(section, key):
     assert compare({"study": {section: {key: 1}}}, {"study": {section: {key: 2}}}) == []

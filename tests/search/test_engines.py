@@ -99,15 +99,15 @@ def test_a_trial_whose_process_dies_runs_again_and_then_fails(tmp_path, processe
     engine = processes(1, "analytic:FragileRunner")
     engine.submit(TrialRequest(5, PARAMS))
     outcomes, progress = collect(engine, 1)
-    assert not outcomes[0].failed
+    assert outcomes[0].result["state"] == "complete"
     assert len(progress) == 2
     engine.submit(TrialRequest(4, PARAMS))
     outcomes, progress = collect(engine, 1)
-    assert outcomes[0].failed
+    assert outcomes[0].result["state"] == "failed"
     assert outcomes[0].result["reason"] == "its process died 2 times (SIGKILL, out of memory?)"
     assert len(progress) == 2
     engine.submit(TrialRequest(6, PARAMS))
-    assert not collect(engine, 1)[0][0].failed
+    assert collect(engine, 1)[0][0].result["state"] == "complete"
 
 
 def test_an_idle_worker_that_died_is_replaced(processes):
