@@ -1,6 +1,6 @@
 """Milliseconds an image for each corruption, batched, on CIFAR-10 where it is at hand, else on photograph crops.
 
-    python tests/benchmarks/corruptions.py [--images 500] [--threads 1] [--device cpu]
+python tests/benchmarks/corruptions.py [--images 500] [--threads 1] [--device cpu]
 """
 
 from __future__ import annotations
