@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .plan import Clustering, LayerPlan, Pruning, Quantization, Recipe, TrialPlan
+from .plan import Clustering, LayerPlan, Pruning, Quantization, Recipe, Stages, TrialPlan
 
 if TYPE_CHECKING:
     from .coupling import dependency_graph, output_groups
@@ -22,6 +22,7 @@ __all__ = [
     "Quantization",
     "Recipe",
     "SearchSpace",
+    "Stages",
     "TrialPlan",
     "dependency_graph",
     "group_layers",
