@@ -3,36 +3,42 @@
 Weights run through `torch.nn.utils.parametrize`, so the optimizer keeps the latent ones; a weight that a mask holds at
 zero gets no gradient (Zhu & Gupta 2017). What starts when, in fractions of training:
 
-- masks follow the cubic schedule from `start` to `end`, renewed whenever another hundredth of training is done;
-- codebooks are seeded at `end`, from the weights that the final masks leave, and train from there;
-- planned bits ("aware") are simulated from a tenth of training on (from `start` if later, from `end` if that is
-  earlier), output ranges are observed from the first step; "post" bits wait for `finalize`.
+- masks follow the cubic schedule over the plan's pruning stage, renewed whenever another hundredth of training is done,
+  and stay as they are from its end on (learned masks are frozen there);
+- codebooks are seeded at the clustering stage, from the weights that the final masks leave, and train from there;
+- planned bits ("aware") are simulated from the quantization stage on, output ranges are observed from the first step;
+  "post" bits wait for `finalize`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from ..spaces.coupling import dependency_graph
 from ..spaces.layers import LayerInfo
-from ..spaces.plan import FLOAT_BITS, LayerPlan, Pruning, TrialPlan
+from ..spaces.plan import FLOAT_BITS, LayerPlan, Pruning, Stages, TrialPlan
 from ..studies.seeds import Seed
+from .calibration import calibrate
+from .channel_masks import channel_groups, group_mask, prunes_filters
 from .clustering import ClusterWeight
+from .global_masks import GlobalFilterMask, GlobalWeightMask
 from .insertion import insert_activation_quantizers
-from .masks import filter_mask
+from .learned_masks import LearnedMasks
 from .pruning import GroupMask, LayerMask, latent_weight, masked_weight
 from .quantizers import ActivationQuantizer, WeightQuantizer, activation_quantizers
-from .removal import ChannelGroup, Removed, channel_group
+from .removal import Removed
 from .schedule import cubic_sparsity
+from .step_sizes import LearnedActivationQuantizer, LearnedWeightQuantizer
+
+if TYPE_CHECKING:
+    from .targets.cost_table import CostTable
 
 __all__ = ["Attached", "attach"]
 
 MASK_STEP = 0.01
-QUANTIZE_FROM = 0.1
 
 
 class Attached:
@@ -42,47 +48,61 @@ class Attached:
         model: What to train: the same modules and parameters, simulated.
         source: The model that was attached, parametrized in place.
         plan: The plan as it was given.
+        stages: When each compressor works.
+        learned: Masks that train with the weights, None where the plan has none.
         deviations: What differs from it, one line each.
         finalized: Whether `finalize` was called.
     """
 
-    def __init__(
-        self, model: nn.Module, source: nn.Module, plan: TrialPlan, *, start: float, end: float, seed: Seed
-    ) -> None:
-        self.model, self.source, self.plan = model, source, plan
-        self.start, self.end, self.seed = start, end, seed
+    def __init__(self, model: nn.Module, source: nn.Module, plan: TrialPlan, stages: Stages, *, seed: Seed) -> None:
+        self.model, self.source, self.plan, self.stages, self.seed = model, source, plan, stages, seed
+        self.learned: LearnedMasks | None = None
         self.deviations: list[str] = []
         self.finalized = False
         self.weight_masks: list[LayerMask] = []
         self.filter_masks: list[GroupMask] = []
+        self.pools: list[GlobalWeightMask | GlobalFilterMask] = []
         self.clusters: list[tuple[str, nn.Module, ClusterWeight]] = []
         self.weight_quantizers: list[tuple[str, WeightQuantizer]] = []
         self._last = float("-inf")
-        self._quantizing = self._at_end = False
+        self._pruned = self._clustered = self._quantizing = False
+        self.learned_scales: list[LearnedWeightQuantizer | LearnedActivationQuantizer] = []
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """Latent weights and codebooks, for the optimizer; codebooks get no gradient before they are seeded."""
+        """Latent weights, codebooks and learned scales, for the optimizer; the latter have gradients once they work."""
         return self.model.parameters()
 
     def set_progress(self, fraction: float) -> None:
         """Bring every simulator to `fraction` of training, in [0, 1]; call it before each optimizer step."""
-        if not self._quantizing and fraction >= min(max(self.start, QUANTIZE_FROM), self.end):
-            self._quantizing = True
-            self._enable_quantizers("aware")
-        if fraction >= self.end:
-            if not self._at_end:
-                self._at_end = True
+        stages = self.stages
+        if self.learned is not None:
+            self.learned.set_progress(fraction)
+        if fraction >= stages.prune_end:
+            if not self._pruned:
+                self._pruned = True
                 self._update_masks(fraction)
-                for name, module, cluster in self.clusters:
-                    cluster.seed(masked_weight(module), self.seed.child("codebook").child(name))
+                self.deviations += [line for pool in self.pools if (line := pool.deviation()) is not None]
+                if self.learned is not None:
+                    self.learned.freeze()
         elif fraction >= self._last + MASK_STEP:
             self._update_masks(fraction)
+        if not self._clustered and fraction >= stages.cluster:
+            self._clustered = True
+            for name, module, cluster in self.clusters:
+                cluster.seed(masked_weight(module), self.seed.child("codebook").child(name))
+        if not self._quantizing and fraction >= stages.quantize:
+            self._quantizing = True
+            self._enable_quantizers("aware")
 
     def after_step(self) -> None:
-        """Put masked latent weights back to zero, where momentum or decay moved them; call it after each step."""
+        """Put masked weights back to zero and keep learned scales positive; call it after each optimizer step."""
         for mask in self._masks():
             for masked in mask.masked:
                 masked.zero_latent()
+        if self.learned is not None:
+            self.learned.after_step()
+        for quantizer in self.learned_scales:
+            quantizer.keep_positive()
 
     def finalize(self, calibration: Iterable[Tensor]) -> None:
         """Put everything at its final value and freeze it; the model is in eval mode afterwards.
@@ -103,7 +123,7 @@ class Attached:
         quantizers = activation_quantizers(self.model.modules())
         waiting = [one for one in quantizers if self._mode(one) == "post" or not float(one.batches)]
         if waiting:
-            self._calibrate(waiting, calibration)
+            calibrate(self.model, waiting, calibration)
         for quantizer in quantizers:
             quantizer.freeze()
         self.finalized = True
@@ -111,17 +131,18 @@ class Attached:
     def removed(self) -> Removed:
         """Filters that the masks hold at zero, for real removal."""
         pairs = [(mask.group.leader, mask.removed()) for mask in self.filter_masks]
-        return [(name, indices) for name, indices in pairs if indices]
+        learned = [] if self.learned is None else self.learned.removed()
+        return [*((name, indices) for name, indices in pairs if indices), *learned]
 
     def _masks(self) -> list[LayerMask | GroupMask]:
         return [*self.weight_masks, *self.filter_masks]
 
     def _update_masks(self, fraction: float) -> None:
         self._last = fraction
-        for mask in self._masks():
-            mask.update(cubic_sparsity(fraction, final=mask.sparsity, start=self.start, end=self.end))
-            for masked in mask.masked:
-                masked.zero_latent()
+        start, end = self.stages.prune_start, self.stages.prune_end
+        alone = [mask for mask in self._masks() if mask.scope == "layer"]
+        for mask in (*alone, *self.pools):
+            mask.update(cubic_sparsity(fraction, final=mask.sparsity, start=start, end=end))
 
     def _mode(self, quantizer: ActivationQuantizer) -> str:
         quantization = self.plan.layer(quantizer.source).quantization
@@ -134,19 +155,6 @@ class Attached:
         for quantizer in [] if weights_only else activation_quantizers(self.model.modules()):
             quantizer.enabled |= self._mode(quantizer) == mode
 
-    @torch.no_grad()
-    def _calibrate(self, waiting: list[ActivationQuantizer], calibration: Iterable[Tensor]) -> None:
-        for quantizer in waiting:
-            quantizer.reset()
-            quantizer.enabled, quantizer.observe = False, "always"
-        device = next(self.model.parameters()).device
-        count = 0
-        for images in calibration:
-            self.model(images.to(device))
-            count += 1
-        if not count:
-            raise ValueError("`calibration` must hold at least one batch to find output ranges; found none.")
-
 
 def attach(
     model: nn.Module,
@@ -158,38 +166,62 @@ def attach(
     end: float = 0.6,
     seed: Seed,
     round_to: int = 1,
+    cost_table: CostTable | None = None,
 ) -> Attached:
     """Put the plan's simulators on `model`, in place.
+
+    Every layer gets what its own plan says, whatever its kind or place; that depthwise layers keep their weights, and
+    the first and last layer 8 bits, is the search space's choice. Three things hold all the same: images are quantized
+    at 8 bits, in their own range; the network's outputs stay float; and channels that meet in a sum, or pass through a
+    depthwise layer, go together. Where a filter reads fewer channels than an n:m group has (a depthwise layer, or an
+    image's three), the layer stays dense, and a deviation says so.
 
     Args:
         model: Plain, on its device; not copied.
         plan: Layers that it does not name stay dense and float.
         layers: What `inspect_layers` found, in forward order.
         example: (1, C, H, W), one input on the model's device.
-        start: Fraction of training at which sparsity begins to grow.
-        end: Fraction from which everything is at its final value.
+        start: Fraction of training at which sparsity begins to grow, unless the plan has stages of its own.
+        end: Fraction from which everything is at its final value, likewise.
         seed: For the codebooks.
         round_to: Filters are kept in multiples of this, as far as there are.
+        cost_table: What learned masks count as latency.
 
     Raises:
         ModelError: The plan cannot be put on this model (outputs below 32 bits need one that torch.fx can trace).
-        ValueError: The plan names an unknown layer, or asks for learned or n:m masks.
+        ValueError: The plan names an unknown layer, or learned masks that differ in target or cost.
     """
     _check(plan, layers)
     if not 0.0 <= start <= end <= 1.0:
         raise ValueError(f"`start` and `end` must satisfy 0 ≤ start ≤ end ≤ 1; found {start} and {end}.")
-    groups = _filter_groups(model, plan, layers, example)
-    attached = Attached(
-        insert_activation_quantizers(model, plan, example), model, plan, start=start, end=end, seed=seed
-    )
+    groups = channel_groups(model, plan, layers, example)
+    stages = plan.stages or Stages.joint(start, end)
+    attached = Attached(insert_activation_quantizers(model, plan, example), model, plan, stages, seed=seed)
+    _learn_activations(attached)
     for quantizer in activation_quantizers(attached.model.modules()):
         quantizer.observe = "never" if attached._mode(quantizer) == "post" else "training"
     filtered: set[str] = set()
+    trained = [group for group in groups if plan.layer(group.leader).learned]
     for group in groups:
         filtered |= {member.name for member in group.layers}
-        attached.filter_masks.append(_group_mask(model, plan, group, attached.deviations, round_to))
+        if group not in trained:
+            attached.filter_masks.append(group_mask(model, plan, group, attached.deviations, round_to))
+    if any(layer.learned for layer in plan.layers.values()):
+        attached.learned = LearnedMasks(
+            model,
+            plan,
+            layers,
+            trained,
+            stages=stages,
+            round_to=round_to,
+            cost_table=cost_table,
+            deviations=attached.deviations,
+        )
     for layer in layers:
         _attach_weight(attached, layer.name, plan.layer(layer.name), filtered)
+    _pool(attached)
+    kinds = (LearnedWeightQuantizer, LearnedActivationQuantizer)
+    attached.learned_scales = [module for module in attached.model.modules() if isinstance(module, kinds)]
     return attached
 
 
@@ -198,81 +230,85 @@ def _check(plan: TrialPlan, layers: Sequence[LayerInfo]) -> None:
     for name, layer in plan.layers.items():
         if name not in known:
             raise ValueError(f"`plan.layers` must name layers of the model; found {name!r}.")
-        pruning = layer.pruning
-        if pruning is None:
-            continue
-        if pruning.mask != "magnitude":
-            raise ValueError(f"`mask` of {name} must be magnitude for `attach`; found {pruning.mask!r}.")
-        if pruning.structure not in ("weight", "filter"):
-            raise ValueError(
-                f"`structure` of {name} must be weight or filter for `attach`; found {pruning.structure!r}."
-            )
-        if _filters(pruning) and not known[name].prunable_filters:
+        if prunes_filters(layer) and not known[name].prunable_filters:
             raise ValueError(f"`structure` of {name} must be weight: its filters cannot be removed; found 'filter'.")
-
-
-def _filters(pruning: Pruning | None) -> bool:
-    return pruning is not None and pruning.structure == "filter" and pruning.sparsity > 0.0
-
-
-def _filter_groups(
-    model: nn.Module, plan: TrialPlan, layers: Sequence[LayerInfo], example: Tensor
-) -> list[ChannelGroup]:
-    planned = [layer.name for layer in layers if _filters(plan.layer(layer.name).pruning)]
-    if not planned:
-        return []
-    modes = {module: module.training for module in model.modules()}
-    graph = dependency_graph(model.eval(), example)
-    groups: list[ChannelGroup] = []
-    covered: set[str] = set()
-    for name in planned:
-        if name not in covered:
-            groups.append(channel_group(graph, model, name))
-            covered |= {member.name for member in groups[-1].layers}
-    for module, training in modes.items():
-        module.training = training
-    return groups
-
-
-def _group_mask(
-    model: nn.Module, plan: TrialPlan, group: ChannelGroup, deviations: list[str], round_to: int
-) -> GroupMask:
-    sparsity = plan.layer(group.leader).sparsity
-    scored = {member.name for member in group.layers if _filters(plan.layer(member.name).pruning)}
-    for member in group.layers:
-        module = model.get_submodule(member.name)
-        depthwise = isinstance(module, nn.Conv2d) and module.groups > 1
-        planned = plan.layer(member.name).sparsity if member.name in scored else 0.0
-        if not depthwise and planned != sparsity:
-            found = f"filter sparsity {sparsity:g} instead of {planned:g}"
-            deviations.append(f"{member.name}: {found}, as its channels are those of {group.leader}")
-    planned_count, kept = (
-        int(filter_mask(torch.ones(group.channels), sparsity, round_to=to).sum()) for to in (1, round_to)
-    )
-    if kept != planned_count:
-        deviations.append(f"{group.leader}: {kept} filters kept instead of {planned_count}, a multiple of {round_to}")
-    return GroupMask(model, group, scored, sparsity, round_to)
 
 
 def _attach_weight(attached: Attached, name: str, plan: LayerPlan, filtered: set[str]) -> None:
     module = attached.source.get_submodule(name)
-    pruning, clustering = plan.pruning, plan.clustering
-    by_weight = pruning is not None and pruning.structure == "weight" and pruning.sparsity > 0.0
-    if by_weight and pruning is not None:
-        attached.weight_masks.append(LayerMask(module, pruning.sparsity))
+    clustering, quantization = plan.clustering, plan.quantization
+    by_weight = _mask_weights(attached, name, module, plan.pruning)
     if clustering is not None:
-        zeros = "pinned" if by_weight else "kept" if name in filtered else "free"
+        # weights' masks count zero among the values, filters' masks take it away
+        zeros: Literal["pinned", "kept", "free"] = "pinned" if by_weight else "kept" if name in filtered else "free"
         cluster = ClusterWeight(
             latent_weight(module),
             clustering.clusters,
             per=clustering.per,
-            zeros=zeros,  # type: ignore[arg-type]
+            zeros=zeros,
+            gradient=clustering.gradient,
+            lloyd_iterations=clustering.lloyd_iterations,
         )
         parametrize.register_parametrization(module, "weight", cluster)
         attached.clusters.append((name, module, cluster))
-    if plan.weight_bits < FLOAT_BITS:
+    if quantization is not None and plan.weight_bits < FLOAT_BITS:
         # codes of a clustered layer are no more than its clusters only if one scale serves them all
-        per_layer = clustering is not None and clustering.per == "layer"
-        quantizer = WeightQuantizer(plan.weight_bits, per="layer" if per_layer else "channel")
+        per: Literal["layer", "channel"] = (
+            "layer" if clustering is not None and clustering.per == "layer" else "channel"
+        )
+        learned = quantization.scales == "learned"
+        bits = plan.weight_bits
+        quantizer = (
+            LearnedWeightQuantizer(latent_weight(module), bits, per=per) if learned else WeightQuantizer(bits, per=per)
+        )
         parametrize.register_parametrization(module, "weight", quantizer)
         attached.weight_quantizers.append((name, quantizer))
+
+
+def _mask_weights(attached: Attached, name: str, module: nn.Module, pruning: Pruning | None) -> bool:
+    """Put the layer's weight mask on it, where it has one by magnitude; whether any mask is over its weights."""
+    if pruning is None or pruning.structure == "filter":
+        return False
+    if pruning.mask == "learned" or not pruning.sparsity:
+        return pruning.mask == "learned"
+    if pruning.pattern is not None:
+        kept, of = pruning.pattern
+        inputs = latent_weight(module).shape[1]
+        if inputs < of:
+            attached.deviations.append(f"{name}: dense instead of {kept}:{of}, as a filter reads {inputs} channels")
+            return False
+        if inputs % of:
+            rest = f"the last {inputs % of} of {inputs} inputs keep {-(-kept * (inputs % of) // of)}"
+            attached.deviations.append(f"{name}: not all groups are {kept}:{of}, {rest}")
+    attached.weight_masks.append(LayerMask(module, pruning.sparsity, pattern=pruning.pattern, scope=pruning.scope))
+    return True
+
+
+def _pool(attached: Attached) -> None:
+    """Join the masks of one sparsity that are planned over all layers."""
+    weights: dict[float, list[LayerMask]] = {}
+    filters: dict[float, list[GroupMask]] = {}
+    for mask in attached.weight_masks:
+        if mask.scope == "global":
+            weights.setdefault(mask.sparsity, []).append(mask)
+    for group in attached.filter_masks:
+        if group.scope == "global":
+            filters.setdefault(group.sparsity, []).append(group)
+    attached.pools = [GlobalWeightMask(parts, sparsity) for sparsity, parts in weights.items()]
+    attached.pools += [GlobalFilterMask(parts, sparsity) for sparsity, parts in filters.items()]
+
+
+def _learn_activations(attached: Attached) -> None:
+    """Give outputs planned with learned scales quantizers that learn; images keep the range that they come in."""
+    if not isinstance(attached.model, fx.GraphModule):
+        return
+    for node in attached.model.graph.nodes:
+        quantizer = attached.model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(quantizer, ActivationQuantizer):
+            continue
+        quantization = attached.plan.layer(quantizer.source).quantization
+        of_images = any(str(user.target) == quantizer.source for user in node.users)
+        if quantization is not None and quantization.scales == "learned" and not of_images:
+            learned = LearnedActivationQuantizer(quantizer.bits, source=quantizer.source)
+            learned.to(quantizer.scale.device).train(quantizer.training)
+            attached.model.set_submodule(str(node.target), learned)

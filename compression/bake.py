@@ -25,7 +25,7 @@ from .candidate import Candidate, LayerCodes
 from .clustering import ClusterWeight
 from .insertion import insert_activation_quantizers
 from .pruning import latent_weight, masked_weight
-from .quantizers import WeightQuantizer, activation_quantizers, quantize_weight
+from .quantizers import WeightQuantizer, activation_quantizers
 from .removal import Removed, remove_channels
 
 __all__ = ["bake"]
@@ -156,7 +156,7 @@ def _codes(attached: Attached, layers: Sequence[LayerInfo], indices: Mapping[str
         quantizer = quantizers[layer.name]
         # on the device of training: another may sum in another order, and then prefer another clip
         weight = _before_bits(attached.source.get_submodule(layer.name))
-        codes, scale = (part.cpu() for part in quantize_weight(weight, quantizer.bits, per=quantizer.per))
+        codes, scale = (part.cpu() for part in quantizer.codes(weight))
         kept = indices.get(f"{layer.name}.weight")
         if kept is not None:
             filters = kept.flatten(1)[:, 0] // weight[0].numel()

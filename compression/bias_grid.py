@@ -8,13 +8,13 @@ few activation bits such steps grow from layer to layer: ResNet-20 with 4-bit ac
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
 
+from .insertion import keeps_grid
 from .quantizers import ActivationQuantizer
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["round_biases"]
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-MOVING_MODULES = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d)
-MOVING_NAMES = frozenset({"flatten", "reshape", "view", "contiguous", "dropout", "max_pool2d", "pad", "getitem"})
 
 
 @torch.no_grad()
@@ -90,13 +88,10 @@ def _input_quantizer(model: fx.GraphModule, node: fx.Node) -> ActivationQuantize
     """The quantizer whose codes `node` reads, through operations that only move values or take their maximum."""
     source = node.args[0] if node.args else None
     while isinstance(source, fx.Node) and source.op != "placeholder":
-        if source.op == "call_module":
-            module = model.get_submodule(str(source.target))
-            if isinstance(module, ActivationQuantizer):
-                return module if module.enabled else None
-            if not isinstance(module, MOVING_MODULES):
-                return None
-        elif getattr(source.target, "__name__", source.target) not in MOVING_NAMES | {operator.getitem.__name__}:
+        module = model.get_submodule(str(source.target)) if source.op == "call_module" else None
+        if isinstance(module, ActivationQuantizer):
+            return module if module.enabled else None
+        if not keeps_grid(model, source):
             return None
         source = source.args[0] if source.args else None
     return None

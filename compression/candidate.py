@@ -16,32 +16,16 @@ from torch import Tensor, nn
 from ..spaces.plan import TrialPlan
 from ..studies.errors import RunError
 from .insertion import insert_activation_quantizers
-from .quantizers import activation_quantizers, dequantize
+from .layer_codes import LayerCodes
+from .packing import Unpacked, read_packed, write_packed
+from .quantizers import activation_quantizers
 from .removal import Removed, remove_channels
 
 __all__ = ["Candidate", "LayerCodes", "load_candidate", "rebuild", "save_candidate"]
 
-VERSION = 1
-WEIGHTS, LATENT, DESCRIPTION = "weights.safetensors", "latent.safetensors", "candidate.json"
-
-
-@dataclass(frozen=True)
-class LayerCodes:
-    """Integer weights of one layer; codes × scale is the candidate's weight, bit for bit.
-
-    Args:
-        codes: int8 in the weight's shape.
-        scale: Floating, 0-d (one for the layer) or (out,).
-        bits: 1–8; codes lie in [−(2^(bits−1) − 1), 2^(bits−1) − 1], for one bit in {−1, 0, 1}.
-    """
-
-    codes: Tensor
-    scale: Tensor
-    bits: int
-
-    def weight(self) -> Tensor:
-        """The weight that the codes stand for."""
-        return dequantize(self.codes, self.scale)
+VERSION = 2
+PACKED, LATENT, DESCRIPTION = "packed.safetensors", "latent.safetensors", "candidate.json"
+PLAIN_VERSION, PLAIN = 1, "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -76,26 +60,24 @@ class Candidate:
 
 
 def save_candidate(candidate: Candidate, folder: Path) -> None:
-    """Write weights.safetensors, latent.safetensors and candidate.json into `folder` (made if absent)."""
+    """Write packed.safetensors, latent.safetensors and candidate.json into `folder` (made if absent).
+
+    The packed file is the candidate's stored size (see `packing`); the latent weights serve attacks alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model/{name}": value for name, value in candidate.model.state_dict().items()}
-    tensors |= {f"codes/{name}": layer.codes for name, layer in candidate.codes.items()}
-    tensors |= {f"scale/{name}": layer.scale for name, layer in candidate.codes.items()}
-    tensors |= {f"codebook/{name}": values for name, values in candidate.codebooks.items()}
-    save_file(_own(tensors), folder / WEIGHTS)
+    write_packed(candidate, folder / PACKED)
     save_file(_own(candidate.latent.state_dict()), folder / LATENT)
     description = {
         "version": VERSION,
         "plan": candidate.plan.to_dict(),
         "removed": [[name, indices] for name, indices in candidate.removed],
-        "bits": {name: layer.bits for name, layer in candidate.codes.items()},
         "achieved": candidate.achieved,
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
 def load_candidate(folder: Path, build: Callable[[], nn.Module], example: Tensor) -> Candidate:
-    """The candidate that `save_candidate` wrote; its outputs are equal bit for bit.
+    """The candidate that `save_candidate` wrote, of this version or the one before; its outputs are equal bit for bit.
 
     Args:
         folder: Where it was written.
@@ -103,46 +85,53 @@ def load_candidate(folder: Path, build: Callable[[], nn.Module], example: Tensor
         example: (1, C, H, W), one input; only its shape matters.
 
     Raises:
-        RunError: A file is missing or of another version, or does not fit the architecture.
+        RunError: A file is missing, damaged or of another version, or does not fit the architecture.
     """
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        tensors, latent_state = load_file(folder / WEIGHTS), load_file(folder / LATENT)
+        version = description["version"]
+        if version not in (PLAIN_VERSION, VERSION):
+            raise RunError(
+                f"`version` of {folder / DESCRIPTION} must be {PLAIN_VERSION} or {VERSION}; found {version!r}."
+            )
+        plan = TrialPlan.from_dict(description["plan"])
+        removed = [(str(name), [int(index) for index in indices]) for name, indices in description["removed"]]
+        achieved = description["achieved"]
+        bits = description["bits"] if version == PLAIN_VERSION else {}
     except OSError as error:
-        raise RunError(
-            f"`folder` must hold a candidate; found {folder} without {Path(error.filename or '').name}."
-        ) from None
-    except (SafetensorError, ValueError) as error:
-        raise RunError(f"{folder} must hold an intact candidate; found a damaged one ({error}).") from None
-    try:
-        return _assembled(description, tensors, latent_state, build, example, folder)
+        raise _missing(folder, error) from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / DESCRIPTION} must describe a candidate; found it damaged ({error!r}).") from None
-
-
-def _assembled(
-    description: Any,
-    tensors: Mapping[str, Tensor],
-    latent_state: Mapping[str, Tensor],
-    build: Callable[[], nn.Module],
-    example: Tensor,
-    folder: Path,
-) -> Candidate:
-    if description["version"] != VERSION:
-        raise RunError(f"`version` of {folder / DESCRIPTION} must be {VERSION}; found {description['version']!r}.")
-    plan = TrialPlan.from_dict(description["plan"])
-    removed = [(str(name), [int(index) for index in indices]) for name, indices in description["removed"]]
-    model = rebuild(build, plan, removed, _section(tensors, "model"), example, source=folder)
-    latent = rebuild(build, TrialPlan(), removed, latent_state, example, source=folder)
-    codes, scales = _section(tensors, "codes"), _section(tensors, "scale")
+    try:
+        stored = _read_plain(folder, bits) if version == PLAIN_VERSION else read_packed(folder / PACKED)
+        latent_state = load_file(folder / LATENT)
+    except OSError as error:
+        raise _missing(folder, error) from None
+    except (AttributeError, KeyError, SafetensorError, TypeError, ValueError) as error:
+        raise RunError(f"{folder} must hold an intact candidate; found a damaged one ({error}).") from None
     return Candidate(
-        model=model,
-        latent=latent,
+        model=rebuild(build, plan, removed, stored.state, example, source=folder),
+        latent=rebuild(build, TrialPlan(), removed, latent_state, example, source=folder),
         plan=plan,
-        codes={name: LayerCodes(codes[name], scales[name], bits) for name, bits in description["bits"].items()},
-        codebooks=_section(tensors, "codebook"),
+        codes=stored.codes,
+        codebooks=stored.codebooks,
         removed=removed,
-        achieved=description["achieved"],
+        achieved=achieved,
+    )
+
+
+def _missing(folder: Path, error: OSError) -> RunError:
+    return RunError(f"`folder` must hold a candidate; found {folder} without {Path(error.filename or '').name}.")
+
+
+def _read_plain(folder: Path, bits: Mapping[str, int]) -> Unpacked:
+    """What version 1 wrote: every tensor as it is."""
+    tensors = load_file(folder / PLAIN)
+    codes, scales = _section(tensors, "codes"), _section(tensors, "scale")
+    return Unpacked(
+        state=_section(tensors, "model"),
+        codes={name: LayerCodes(codes[name], scales[name], number) for name, number in bits.items()},
+        codebooks=_section(tensors, "codebook"),
     )
 
 

@@ -1,12 +1,18 @@
 """Where activation quantizers sit: a torch.fx pass that puts one behind every fused chain, sum and concatenation.
 
-A tensor is quantized once: behind convolution (→ batch norm) (→ activation), behind sums (→ activation), products,
-concatenations and average pools, and before the first convolution (at 8 bits: images have no more). Operations that
-only move values, or take their maximum, keep their input's grid and get none. The network's outputs stay float.
+A tensor is quantized once: behind convolution (→ batch norm) (→ clipping activation), behind sums (→ clipping
+activation), products, concatenations and average pools, and before the first convolution (at 8 bits: images have no
+more). Operations that only move values, or take their maximum, keep their input's grid and get none. The network's
+outputs stay float.
+
+No integer kernel fuses a convolution with an activation that does more than clip, so the convolution's own output is
+quantized before one, at 8 bits: planned bits are those of what passes from layer to layer. SiLU and Hardswish are
+written as x·σ(x), gate and product quantized each, which integer kernels exist for.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +25,11 @@ from ..spaces.plan import FLOAT_BITS, TrialPlan
 from ..studies.errors import ModelError
 from .quantizers import ActivationQuantizer
 
-__all__ = ["PREFIX", "insert_activation_quantizers", "needs_activation_quantizers"]
+__all__ = ["PREFIX", "insert_activation_quantizers", "keeps_grid", "needs_activation_quantizers"]
 
 PREFIX = "activation_quantizers"
-INPUT_BITS = 8
+# of images, and of what a kernel hands to the activation behind it
+FULL_BITS = 8
 
 LAYERS = (nn.Conv2d, nn.Linear)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -36,6 +43,12 @@ ACTIVATION_NAMES = frozenset(
         *("hardswish", "hardsigmoid", "sigmoid", "tanh", "softplus"),
     )
 )
+CLIPPING_MODULES = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
+CLIPPING_NAMES = frozenset(("relu", "relu6", "hardtanh"))
+GATED: dict[Any, Callable[..., Tensor]] = {
+    **dict.fromkeys((nn.SiLU, F.silu), torch.sigmoid),
+    **dict.fromkeys((nn.Hardswish, F.hardswish), F.hardsigmoid),
+}
 MOVING_MODULES = (
     *(nn.Identity, nn.Dropout, nn.Dropout2d, nn.Flatten, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.ZeroPad2d),
     *(nn.ChannelShuffle, nn.PixelShuffle, nn.UpsamplingNearest2d),
@@ -122,6 +135,7 @@ def _restore_dropout(graph_module: fx.GraphModule) -> None:
 
 
 def _insert(graph_module: fx.GraphModule, plan: TrialPlan) -> None:
+    _split_gates(graph_module, plan)
     nodes = list(graph_module.graph.nodes)
     sources = _sources(graph_module, nodes)
     outputs = _output_chain(graph_module, nodes)
@@ -133,11 +147,12 @@ def _insert(graph_module: fx.GraphModule, plan: TrialPlan) -> None:
             consumers = [user for user in node.users if _is_layer(graph_module, user)]
             bits = [plan.layer(str(user.target)).activation_bits for user in consumers]
             if bits and min(bits) < FLOAT_BITS:
-                _insert_after(graph_module, node, INPUT_BITS, str(consumers[0].target))
+                _insert_after(graph_module, node, FULL_BITS, str(consumers[0].target))
         elif node not in outputs and _changes_values(graph_module, node) and not _is_absorbed(graph_module, node):
             bits_after = plan.layer(source).activation_bits
             if bits_after < FLOAT_BITS:
-                _insert_after(graph_module, node, bits_after, source)
+                inner = node.meta.get("gate", False) or _feeds_activation(graph_module, node)
+                _insert_after(graph_module, node, FULL_BITS if inner else bits_after, source)
     graph_module.graph.lint()
     graph_module.recompile()
 
@@ -148,6 +163,23 @@ def _insert_after(graph_module: fx.GraphModule, node: fx.Node, bits: int, source
     with graph_module.graph.inserting_after(node):
         quantized = graph_module.graph.call_module(target, (node,))
     node.replace_all_uses_with(quantized, delete_user_cb=lambda user: user is not quantized)
+
+
+def _split_gates(graph_module: fx.GraphModule, plan: TrialPlan) -> None:
+    """SiLU and Hardswish as a product, where the layer before is quantized."""
+    sources = _sources(graph_module, list(graph_module.graph.nodes))
+    for node, source in sources.items():
+        kind = type(_module(graph_module, node)) if node.op == "call_module" else node.target
+        if kind not in GATED or source is None or plan.layer(source).activation_bits == FLOAT_BITS:
+            continue
+        graph, outputs = graph_module.graph, node.args[0] if node.args else node.kwargs["input"]
+        with graph.inserting_before(node):
+            # names of their own, so that no other node's name depends on the plan
+            gate = graph.create_node("call_function", GATED[kind], (outputs,), name=f"{node.name}_gate")
+            product = graph.create_node("call_function", operator.mul, (outputs, gate), name=f"{node.name}_product")
+        gate.meta, product.meta = {**node.meta, "gate": True}, dict(node.meta)
+        node.replace_all_uses_with(product)
+        graph.erase_node(node)
 
 
 def _sources(graph_module: fx.GraphModule, nodes: list[fx.Node]) -> dict[fx.Node, str | None]:
@@ -189,17 +221,29 @@ def _is_absorbed(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     (user,) = node.users
     if _is_batch_norm(graph_module, user):
         return _is_layer(graph_module, node)
-    return _is_activation(graph_module, user) and not _is_activation(graph_module, node)
+    return _is_clipping(graph_module, user) and not _is_activation(graph_module, node)
+
+
+def _feeds_activation(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Nothing but an activation (and the product that it gates) reads the node, so its values go no further."""
+    if _is_activation(graph_module, node):
+        return False
+    gated = {product for user in node.users if user.meta.get("gate") for product in user.users}
+    return bool(node.users) and all(_is_activation(graph_module, user) or user in gated for user in node.users)
 
 
 def _changes_values(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    computes = node.op in ("call_module", "call_function", "call_method")
+    return computes and not keeps_grid(graph_module, node)
+
+
+def keeps_grid(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether `node` only moves its input's values or takes their maximum, so that they stay on a quantizer's grid."""
     if node.op == "call_module":
         module = graph_module.get_submodule(str(node.target))
         moves = isinstance(module, MOVING_MODULES) or hasattr(module, "prune_output_channels")
-        return not moves and type(module).__name__ != "StochasticDepth"
-    if node.op in ("call_function", "call_method"):
-        return _kind(node) not in MOVING_NAMES
-    return False
+        return moves or type(module).__name__ == "StochasticDepth"
+    return node.op in ("call_function", "call_method") and _kind(node) in MOVING_NAMES
 
 
 def _kind(node: fx.Node) -> str:
@@ -225,6 +269,12 @@ def _is_activation(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return isinstance(_module(graph_module, node), ACTIVATION_MODULES)
     return node.op in ("call_function", "call_method") and _kind(node).rstrip("_") in ACTIVATION_NAMES
+
+
+def _is_clipping(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(_module(graph_module, node), CLIPPING_MODULES)
+    return node.op in ("call_function", "call_method") and _kind(node).rstrip("_") in CLIPPING_NAMES
 
 
 def _is_float_tensor(node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-"""Magnitude masks over weights and, by L1 norm, over filters (Han et al. 2015; Li et al. 2017, arXiv:1608.08710).
+"""Magnitude masks over weights, n:m patterns and, by L1 norm, filters (Han et al. 2015; Li et al. 2017, 1608.08710).
 
 Counts are exact: floor(sparsity · n) elements go, whatever ties or zeros there are, so that the achieved sparsity lies
 within one element below the planned one. Among equals the first in memory goes first.
@@ -12,7 +12,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MaskWeight", "filter_mask", "filter_norms", "magnitude_mask", "removed_count"]
+__all__ = [
+    "MaskWeight",
+    "filter_mask",
+    "filter_norms",
+    "magnitude_mask",
+    "pattern_mask",
+    "removed_count",
+    "without_smallest",
+]
 
 # 0.29 · 100 is 28.999999999999996 in binary, and 29 is meant
 TOLERANCE = 1e-9
@@ -33,7 +41,41 @@ def magnitude_mask(weight: Tensor, sparsity: float) -> Tensor:
     Returns:
         Bool, in the weight's shape, with exactly n − floor(sparsity · n) True.
     """
-    return _without_smallest(weight.detach().abs(), removed_count(weight.numel(), sparsity))
+    return without_smallest(weight.detach().abs(), removed_count(weight.numel(), sparsity))
+
+
+def pattern_mask(weight: Tensor, kept: int, of: int, *, share: float = 1.0) -> Tensor:
+    """True where a weight stays: the `kept` largest of every `of` neighbours (Mishra et al. 2021, arXiv:2104.08378).
+
+    Neighbours are consecutive inputs of one output (and kernel position), as sparse matrix units read them. What is
+    left over behind the last whole group, r inputs, keeps the ⌈kept · r / of⌉ largest.
+
+    Args:
+        weight: Floating, (out, in, …).
+        kept: n of n:m.
+        of: m of n:m.
+        share: How much of what the pattern removes is removed, in [0, 1]: the smallest first, rounded down.
+
+    Returns:
+        Bool, in the weight's shape.
+    """
+    inputs = weight.detach().abs().movedim(1, -1)
+    whole = inputs.shape[-1] // of * of
+    keep = torch.ones_like(inputs, dtype=torch.bool)
+    for part, target, size in (
+        (inputs[..., :whole], keep[..., :whole], of),
+        (inputs[..., whole:], keep[..., whole:], 0),
+    ):
+        if part.shape[-1]:
+            size = size or part.shape[-1]
+            groups = part.reshape(*part.shape[:-1], -1, size)
+            removed = groups.sort(dim=-1, stable=True).indices[..., : size - -(-kept * size // of)]
+            target.copy_(torch.ones_like(groups, dtype=torch.bool).scatter_(-1, removed, False).reshape(part.shape))
+    keep = keep.movedim(-1, 1).contiguous()
+    if share >= 1.0:
+        return keep
+    magnitudes = weight.detach().abs().masked_fill(keep, torch.inf)
+    return without_smallest(magnitudes, removed_count(int((~keep).sum()), share))
 
 
 def filter_norms(weight: Tensor) -> Tensor:
@@ -56,10 +98,11 @@ def filter_mask(norms: Tensor | Sequence[Tensor], sparsity: float, *, round_to: 
     count = total.numel()
     kept = max(1, count - removed_count(count, sparsity))
     kept = min(count, -(-kept // round_to) * round_to)
-    return _without_smallest(total, count - kept)
+    return without_smallest(total, count - kept)
 
 
-def _without_smallest(values: Tensor, count: int) -> Tensor:
+def without_smallest(values: Tensor, count: int) -> Tensor:
+    """False for the `count` smallest of `values`, True for the rest: bool in their shape."""
     if count <= 0:
         return torch.ones_like(values, dtype=torch.bool)
     flat = values.flatten()

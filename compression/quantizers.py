@@ -20,6 +20,8 @@ __all__ = [
     "dequantize",
     "fake_quantize",
     "quantize_weight",
+    "range_parameters",
+    "round_scale",
     "straight_through",
 ]
 
@@ -92,7 +94,7 @@ def _uniform_codes(rows: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 
 
 def _codes_at(rows: Tensor, scale: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    scale = _round_scale(scale)
+    scale = round_scale(scale)
     return torch.round(rows / scale).clamp_(-limit, limit), scale
 
 
@@ -104,10 +106,11 @@ def _sign_codes(rows: Tensor) -> tuple[Tensor, Tensor]:
     # masked weights stay zero, so the mean that minimises the error is the mean over the others
     kept = (rows != 0).sum(dim=1, keepdim=True)
     mean = rows.abs().sum(dim=1, keepdim=True, dtype=torch.float64) / kept.clamp(min=1)
-    return torch.sign(rows), _round_scale(mean.to(rows.dtype))
+    return torch.sign(rows), round_scale(mean.to(rows.dtype))
 
 
-def _round_scale(scale: Tensor) -> Tensor:
+def round_scale(scale: Tensor) -> Tensor:
+    """Positive scales to 16 bits of mantissa, so that products with 8-bit codes are exact; 1 in place of any other."""
     # a denormal scale would lose bits again in the product
     smallest = torch.finfo(torch.float32).tiny * 2.0**SCALE_BITS
     mantissa, exponent = torch.frexp(scale.clamp(min=smallest))
@@ -132,9 +135,12 @@ class WeightQuantizer(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         if not self.enabled:
             return weight
-        with torch.no_grad():
-            simulated = dequantize(*quantize_weight(weight, self.bits, per=self.per))
-        return straight_through(weight, simulated)
+        return straight_through(weight, dequantize(*self.codes(weight)))
+
+    @torch.no_grad()
+    def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and scale of what `forward` gives for `weight`, as `quantize_weight` returns them."""
+        return quantize_weight(weight, self.bits, per=self.per)
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -163,6 +169,15 @@ def fake_quantize(tensor: Tensor, scale: Tensor, zero_point: Tensor, bits: int) 
         bits: 1–8.
     """
     return _FakeQuantize.apply(tensor, scale, zero_point, 2**bits - 1)
+
+
+def range_parameters(minimum: Tensor, maximum: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero point (an integer, in the scale's dtype) of the range from `minimum` ≤ 0 to `maximum` ≥ 0, 0-d."""
+    levels = 2**bits - 1
+    scale = (maximum - minimum) / levels
+    # a range that no float32 code can resolve counts as empty
+    scale = torch.where(scale > torch.finfo(torch.float32).tiny, scale, torch.ones_like(scale))
+    return scale, torch.round(-minimum / scale).clamp_(0, levels)
 
 
 class ActivationQuantizer(nn.Module):
@@ -194,7 +209,6 @@ class ActivationQuantizer(nn.Module):
         self.bits = bits
         self.source = source
         self.enabled = False
-        self.frozen = False
         self.observe: Literal["training", "always", "never"] = "training"
         self.register_buffer("scale", torch.ones((), dtype=torch.float32))
         self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
@@ -220,12 +234,16 @@ class ActivationQuantizer(nn.Module):
         self._set_scale()
 
     def _set_scale(self) -> None:
-        levels = 2**self.bits - 1
-        scale = (self.maximum - self.minimum) / levels
-        # a range that no float32 code can resolve counts as empty
-        scale = torch.where(scale > torch.finfo(torch.float32).tiny, scale, torch.ones_like(scale))
+        scale, zero_point = range_parameters(self.minimum, self.maximum, self.bits)
         self.scale.copy_(scale)
-        self.zero_point.copy_(torch.round(-self.minimum / scale).clamp_(0, levels))
+        self.zero_point.copy_(zero_point)
+
+    @torch.no_grad()
+    def clip(self, ratio: float) -> None:
+        """Shrink the range to `ratio` of itself, positive."""
+        self.minimum.mul_(ratio)
+        self.maximum.mul_(ratio)
+        self._set_scale()
 
     def reset(self) -> None:
         """Forget what was observed."""
@@ -235,7 +253,7 @@ class ActivationQuantizer(nn.Module):
 
     def freeze(self) -> None:
         """Quantize from now on with the range as it stands."""
-        self.enabled, self.frozen, self.observe = True, True, "never"
+        self.enabled, self.observe = True, "never"
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, source={self.source!r}, enabled={self.enabled}"

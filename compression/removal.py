@@ -38,6 +38,7 @@ class ChannelGroup:
         layers: Convolutions and linear layers, the leader first, whose output channels are the same.
         norms: Batch norms on the way; masked channels must be masked there too, or they leave a constant behind.
         shortcuts: Modules without weights that bring other channels to the same places (they prune themselves).
+        consumers: Convolutions, linear layers and shortcuts that read the channels, and so lose inputs with them.
     """
 
     leader: str
@@ -45,6 +46,7 @@ class ChannelGroup:
     layers: tuple[Member, ...]
     norms: tuple[Member, ...]
     shortcuts: tuple[Member, ...]
+    consumers: tuple[Member, ...] = ()
 
 
 def channel_group(graph: Any, model: nn.Module, name: str) -> ChannelGroup:
@@ -62,12 +64,16 @@ def channel_group(graph: Any, model: nn.Module, name: str) -> ChannelGroup:
     convolution = model.get_submodule(name)
     channels = int(convolution.out_channels)  # type: ignore[arg-type]
     group = graph.get_pruning_group(convolution, tp.prune_conv_out_channels, list(range(channels)))
-    layers, norms, shortcuts = [], [], []
+    layers, norms, shortcuts, consumers = [], [], [], []
     for item in group:
         module = item.dep.target.module
-        if not graph.is_out_channel_pruning_fn(item.dep.handler) or module not in names:
+        if module not in names:
             continue
         member = Member(names[module], tuple(item.idxs), tuple(item.root_idxs))
+        if not graph.is_out_channel_pruning_fn(item.dep.handler):
+            if isinstance(module, nn.Conv2d | nn.Linear) or hasattr(module, "prune_input_channels"):
+                consumers.append(member)
+            continue
         if isinstance(module, OTHER_NORMS):
             raise ModelError(
                 f"`structure` filter needs batch norms after {name}; found {type(module).__name__} {member.name}. "
@@ -79,7 +85,7 @@ def channel_group(graph: Any, model: nn.Module, name: str) -> ChannelGroup:
             layers.append(member)
         elif hasattr(module, "prune_output_channels"):
             shortcuts.append(member)
-    return ChannelGroup(name, channels, tuple(layers), tuple(norms), tuple(shortcuts))
+    return ChannelGroup(name, channels, tuple(layers), tuple(norms), tuple(shortcuts), tuple(consumers))
 
 
 def remove_channels(model: nn.Module, removed: Iterable[tuple[str, Sequence[int]]], example: Tensor) -> None:

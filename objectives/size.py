@@ -1,48 +1,82 @@
-"""How large a candidate is: its exported file against the control's, and its multiply-accumulate operations."""
+"""How large a candidate is: its file, exported or packed, against the control's; its multiply-accumulate operations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..compression.packing import packed_sizes
+from ..studies.errors import InputError, RunError
 from .base import Direction, Objective, Score, Subject
 
 __all__ = ["CompressionRatio", "MACs", "count_macs"]
 
 
 class CompressionRatio(Objective):
-    """Zipped bytes of the control's artefact over the candidate's: how many times smaller it ships.
+    """Bytes of the control over the candidate's: how many times smaller it ships.
 
-    Zipping is what turns zeros and repeated values into saved bytes, as a download or a flash image would.
+    Zipping is what turns zeros and repeated values into saved bytes, as a download or a flash image would. The packed
+    form entropy-codes integer codes and codebook indices, so that bits, clusters and zeros all count in full.
 
     Args:
         target: Name of the target whose artefact counts; None takes the study's first.
+        of: What is compared: the target's ``"zipped"`` files, or the ``"packed"`` candidates (`compression.packing`).
+
+    Raises:
+        InputError: `of` is neither.
     """
 
     name = "compression_ratio"
     direction: ClassVar[Direction] = "maximize"
 
-    def __init__(self, *, target: str | None = None) -> None:
-        self.target = target
+    def __init__(self, *, target: str | None = None, of: Literal["zipped", "packed"] = "zipped") -> None:
+        if of not in ("zipped", "packed"):
+            raise InputError(f"`of` must be zipped or packed; found {of!r}.")
+        self.target, self.of = target, of
 
     def measure(self, subject: Subject) -> dict[str, Any]:
-        """``{"target": …, "bytes": …, "zipped_bytes": …}``."""
+        """``{"target": …, "bytes": …, "zipped_bytes": …, "packed_bytes": …, "shannon_bytes": …}``."""
         target = subject.target(self.target)
-        artefact = subject.artefacts[target.name]
-        return {"target": target.name, "bytes": artefact.bytes, "zipped_bytes": artefact.zipped_bytes}
+        artefact, packed = subject.artefacts[target.name], packed_sizes(subject.candidate)
+        return {
+            "target": target.name,
+            "bytes": artefact.bytes,
+            "zipped_bytes": artefact.zipped_bytes,
+            "packed_bytes": packed.total_bytes,
+            "shannon_bytes": packed.shannon_bytes,
+        }
 
     def derive(self, raw: Mapping[str, Any], control_raw: Mapping[str, Any]) -> Score:
-        """The ratio of zipped files; details hold the plain files'."""
-        value = control_raw["zipped_bytes"] / max(raw["zipped_bytes"], 1)
-        plain = control_raw["bytes"] / max(raw["bytes"], 1)
-        return Score(value, None, {"unzipped_ratio": plain, "zipped_bytes": raw["zipped_bytes"]})
+        """The ratio asked for; details hold every other.
+
+        ``shannon_ratio`` compares the layers' weights alone, at the entropy bound of their symbols. Where raw numbers
+        were stored without packed bytes, what needs them is None.
+
+        Raises:
+            RunError: Packed candidates are compared, and the raw numbers do not tell their bytes.
+        """
+        zipped, plain, packed, shannon = (
+            _ratio(raw, control_raw, key) for key in ("zipped_bytes", "bytes", "packed_bytes", "shannon_bytes")
+        )
+        value = zipped if self.of == "zipped" else packed
+        if value is None:
+            raise RunError(f"`of` must be zipped for trials stored without {self.of} bytes; found {self.of}.")
+        details = {"zipped_ratio": zipped, "unzipped_ratio": plain, "packed_ratio": packed, "shannon_ratio": shannon}
+        sizes = {key: raw.get(key) for key in ("zipped_bytes", "packed_bytes", "shannon_bytes")}
+        return Score(value, None, {**details, **sizes})
 
     def worst(self, control_value: float) -> float:
         """0."""
         return 0.0
+
+
+def _ratio(raw: Mapping[str, Any], control_raw: Mapping[str, Any], key: str) -> float | None:
+    if key not in raw or key not in control_raw:
+        return None
+    return control_raw[key] / max(raw[key], 1)
 
 
 class MACs(Objective):

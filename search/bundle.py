@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Architecture", "BundleDescription", "load_bundle", "read_description", "registered", "write_description"]
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, 2)
 PLAN, WEIGHTS = "plan.json", "model.safetensors"
 
 
@@ -72,8 +73,9 @@ def read_description(folder: Path) -> BundleDescription:
     file = folder / PLAN
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        if content["version"] != VERSION:
-            raise RunError(f"`version` of {file} must be {VERSION}; found {content['version']!r}.")
+        if content["version"] not in READABLE:
+            allowed = " or ".join(map(str, READABLE))
+            raise RunError(f"`version` of {file} must be {allowed}; found {content['version']!r}.")
         shape = content["architecture"].pop("input_shape")
         return BundleDescription(
             plan=TrialPlan.from_dict(content["plan"]),
@@ -96,19 +98,22 @@ def load_bundle(path: str | Path, *, build: Callable[[], nn.Module] | None = Non
             own ``module:attribute``, because a bundle never names code to run.
 
     Raises:
-        RunError: The bundle is damaged, or its model is user code and `build` is not given.
+        RunError: A file of the bundle is missing or damaged, or its model is user code and `build` is not given.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from ..compression.candidate import rebuild
+    from ..compression.packing import is_packed, read_packed
 
     folder = Path(path)
     description = read_description(folder)
     example = torch.zeros(1, *description.architecture.input_shape)
     try:
-        state = load_file(folder / WEIGHTS)
+        # version 1 wrote the weights as they are
+        packed = is_packed(folder / WEIGHTS)
+        state = read_packed(folder / WEIGHTS).state if packed else load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise RunError(f"{folder / WEIGHTS} cannot be read: {error}") from None
     maker = build or _maker(description.architecture, folder)

@@ -34,6 +34,7 @@ class TableFormat(StrEnum):
 
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, for example runs/digits.")]
+RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of one run or more.")]
 TrialsOption = Annotated[int | None, typer.Option("--trials", min=1, help="Trials in all, control and seeds included.")]
 TimeoutOption = Annotated[float | None, typer.Option("--timeout", min=0.0, help="Stop asking after this many seconds.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Local processes that run trials.")]
@@ -105,20 +106,28 @@ def status(run: RunArgument) -> None:
 
 @app.command()
 def front(
-    run: RunArgument,
+    runs: RunsArgument,
     format: Annotated[TableFormat, typer.Option("--format", help="Form of the table on stdout.")] = TableFormat.table,
     plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the front to this PNG, PDF or SVG.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every trial, not only the front.")] = False,
 ) -> None:
-    """Print the feasible non-dominated trials."""
+    """Print the feasible non-dominated trials, of one run or of several together.
+
+    Several runs must have the same objectives. Their values are compared as they stand; corruption error, compression
+    ratio and latency are relative to each run's own dense control.
+    """
+    from .merged_front import MergedRuns
     from .run import load_run
     from .tables import render
 
-    loaded = load_run(run)
+    opened = [(path, load_run(path)) for path in runs]
+    loaded = opened[0][1] if len(opened) == 1 else MergedRuns(opened)
     frame = loaded.trials() if every else loaded.front()
     if plot is not None:
         loaded.plot_front(plot)
         _say(f"wrote {plot}")
+    for line in loaded.remarks if isinstance(loaded, MergedRuns) else ():
+        _say(line)
     typer.echo(render(frame, loaded.metrics, format.value))
 
 
@@ -203,15 +212,22 @@ def init(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="resnet20, torchvision:resnet18, module:function, …")],
-    size: Annotated[str, typer.Option("--input", metavar="CxHxW", help="Input shape.")] = "3x32x32",
-    classes: Annotated[int, typer.Option("--classes", min=1, help="Number of classes.")] = 10,
+    candidate: Annotated[
+        str,
+        typer.Argument(
+            metavar="CANDIDATE",
+            help="A trial's folder, a RUN with --trial, a deployed bundle, or a model: resnet20, module:function, …",
+        ),
+    ],
+    trial: Annotated[int | None, typer.Option("--trial", min=0, help="Number of a trial of the run.")] = None,
+    size: Annotated[str, typer.Option("--input", metavar="CxHxW", help="Input shape of a model.")] = "3x32x32",
+    classes: Annotated[int, typer.Option("--classes", min=1, help="Number of classes of a model.")] = 10,
     format: Annotated[TableFormat, typer.Option("--format", help="Form of the table on stdout.")] = TableFormat.table,
 ) -> None:
-    """Show a model's compressible layers: shapes, parameters, MACs, residual coupling."""
-    from .inspection import inspect_model
+    """Show layer by layer what is kept of a candidate and what it costs, or what a model has."""
+    from .inspection import inspect as inspected
 
-    typer.echo(inspect_model(model, size, classes, format.value))
+    typer.echo(inspected(candidate, trial=trial, size=size, classes=classes, form=format.value))
 
 
 @contextmanager

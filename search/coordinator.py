@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,8 @@ class Coordinator:
         trials: How many trials the study shall hold, the control and the seeds included.
         timeout: Seconds after which no further trial begins; those that run are waited for.
         url: Storage URL, None for SQLite in the run folder.
+        prepare: Called once the lock is held and before anything is read or written; what it returns joins the
+            fingerprint's "inputs", so that a run that goes on with other ones is refused.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Coordinator:
         trials: int,
         timeout: float | None = None,
         url: str | None = None,
+        prepare: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self._folder = folder
         self._problem = problem
@@ -73,6 +77,7 @@ class Coordinator:
         self._trials = trials
         self._timeout = timeout
         self._url = url or sqlite_url(folder.database)
+        self._prepare = prepare
         self._stopping = False
         self._waiting = False
 
@@ -88,6 +93,7 @@ class Coordinator:
         """
         with coordinator_lock(self._folder.lock, self._url, name=self._problem.name), self._signals():
             try:
+                self._problem = self._prepared()
                 database = open_storage(self._url, create=True)
                 try:
                     finished = self._run(StudyRecord(database, self._problem, self._sampler), on_event)
@@ -99,6 +105,17 @@ class Coordinator:
                 raise Interrupted("what had finished is stored, and what was running will rerun.") from None
         on_event(finished)
         return finished
+
+    def _prepared(self) -> Problem:
+        """The problem, with what is only known under the lock."""
+        if self._prepare is None:
+            return self._problem
+        # whatever it makes, it makes whole or not at all
+        with self._interruptible():
+            inputs = self._prepare()
+        fingerprint = self._problem.fingerprint
+        merged = {**fingerprint, "inputs": {**fingerprint.get("inputs", {}), **inputs}}
+        return dataclasses.replace(self._problem, fingerprint=merged)
 
     def _run(self, record: StudyRecord, on_event: Callable[[Event], None]) -> StudyFinished:
         start = time.monotonic()
@@ -212,10 +229,15 @@ class Coordinator:
         def report(progress: TrialProgress) -> None:
             on_event(progress)
 
-        self._waiting = True
-        try:
+        with self._interruptible():
             self._check_stop()
             return self._engine.poll(POLL_SECONDS, report)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        self._waiting = True
+        try:
+            yield
         finally:
             self._waiting = False
 
@@ -255,6 +277,7 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
         InputError: Data, checkpoint, model, target, device, or an option of the sampler is wrong.
     """
     from ..studies.registry import bind, resolve
+    from .cost import load_or_measure, needs_cost_table
     from .engines.serial import SerialEngine
     from .trial import TrialContext
 
@@ -269,6 +292,17 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
         sampler = bind("sampler", search.sampler, search.options, "search")(problem.distributions, study.study.seed)
     except ValueError as error:
         raise InputError(f"`search` must take its options; found that {error}") from None
+
+    def measure() -> Mapping[str, Any]:
+        return {"cost_table": load_or_measure(context).digest}
+
     return Coordinator(
-        folder, problem, engine, sampler, trials=search.trials, timeout=search.timeout, url=study.storage.url
+        folder,
+        problem,
+        engine,
+        sampler,
+        trials=search.trials,
+        timeout=search.timeout,
+        url=study.storage.url,
+        prepare=measure if needs_cost_table(study) else None,
     )

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from optuna.trial import FrozenTrial
-from safetensors.torch import save_file
 
 from ..compression.candidate import Candidate
+from ..compression.packing import PackedSizes, packed_sizes, write_packed
 from ..compression.targets.base import Artefact, simulate
 from ..compression.targets.onnxruntime_cpu import OnnxRuntimeCPU
 from ..compression.targets.parity import Parity, check_parity
@@ -70,7 +70,7 @@ def deploy(run: Run, number: int, out: Path) -> list[str]:
     except OSError as error:
         raise InputError(f"`--out` must be a folder that can be written; found {out} ({error.strerror}).") from None
     try:
-        artefact, checked = _write(run, trial, context, candidate, staging)
+        artefact, packed, checked = _write(run, trial, context, candidate, staging)
         staging.chmod(0o755)
         for file in staging.iterdir():
             file.chmod(0o644)
@@ -79,7 +79,8 @@ def deploy(run: Run, number: int, out: Path) -> list[str]:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return [
-        f"trial {number}: {artefact.bytes:,} bytes of ONNX ({artefact.zipped_bytes:,} zipped)",
+        f"trial {number}: {artefact.bytes:,} bytes of ONNX ({artefact.zipped_bytes:,} zipped), "
+        f"{packed.total_bytes:,} bytes packed",
         f"ONNX Runtime on {len(checked.indices)} test images: accuracy {checked.accuracy:.2%}, "
         f"torch {checked.torch_accuracy:.2%}, {checked.parity.agreement:.2%} equal predictions, "
         f"{checked.parity.snr_db:.1f} dB",
@@ -89,22 +90,21 @@ def deploy(run: Run, number: int, out: Path) -> list[str]:
 
 def _write(
     run: Run, trial: FrozenTrial, context: TrialContext, candidate: Candidate, folder: Path
-) -> tuple[Artefact, _Checked]:
+) -> tuple[Artefact, PackedSizes, _Checked]:
     # the study's own, with its gates, if it has one
     own = [target for target in context.targets if isinstance(target, OnnxRuntimeCPU)]
     target = own[0] if own else OnnxRuntimeCPU()
     artefact = target.export(candidate, folder, context.task.example.cpu())
-    save_file(
-        {name: value.contiguous().clone() for name, value in candidate.model.state_dict().items()}, folder / WEIGHTS
-    )
+    write_packed(candidate, folder / WEIGHTS)
     architecture = Architecture(**context.task.architecture())
     description = BundleDescription(candidate.plan, architecture, candidate.removed, context.task.class_names)
     write_description(description, folder)
     checked = _check(context, candidate, target, artefact, folder)
-    metrics = _metrics(run, trial, artefact, checked)
+    packed = packed_sizes(candidate)
+    metrics = _metrics(run, trial, artefact, packed, checked)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
     write_card(run, trial, candidate, description, metrics, folder)
-    return artefact, checked
+    return artefact, packed, checked
 
 
 def _check(
@@ -129,7 +129,9 @@ def _check(
     return _Checked(test.indices.tolist(), accuracy(exported), accuracy(simulated), parity)
 
 
-def _metrics(run: Run, trial: FrozenTrial, artefact: Artefact, checked: _Checked) -> dict[str, Any]:
+def _metrics(
+    run: Run, trial: FrozenTrial, artefact: Artefact, packed: PackedSizes, checked: _Checked
+) -> dict[str, Any]:
     attributes = trial.user_attrs
     return {
         "forgefront": __version__,
@@ -147,5 +149,7 @@ def _metrics(run: Run, trial: FrozenTrial, artefact: Artefact, checked: _Checked
         "parity": checked.parity.to_dict(),
         "onnx_bytes": artefact.bytes,
         "onnx_zipped_bytes": artefact.zipped_bytes,
+        "packed_bytes": packed.total_bytes,
+        "shannon_bytes": round(packed.shannon_bytes),
         "achieved": attributes.get("achieved", {}),
     }

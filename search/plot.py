@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-__all__ = ["plot_front"]
+from ..studies.errors import InputError
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_front", "plot_merged_front", "writing_plot"]
+
+FORMATS = (".png", ".pdf", ".svg")
 COLOURS = {"front": "#c2410c", "other": "#9ca3af", "control": "#1d4ed8"}
 
 
@@ -22,16 +31,6 @@ def plot_front(
         objectives: Name to direction; an arrow on each axis label points to the better end.
         labels: Name to axis label.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    pairs = list(combinations(objectives, 2)) or [(next(iter(objectives)), "number")]
-    columns = min(3, len(pairs))
-    rows = -(-len(pairs) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.9 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
     groups = {
         "other": trials[~trials["on_front"] & (trials["role"] != "control")],
         "front": trials[trials["on_front"] & (trials["role"] != "control")],
@@ -40,8 +39,8 @@ def plot_front(
     names = {"other": "dominated", "front": "front", "control": "dense control"}
     markers = {"other": "o", "front": "o", "control": "*"}
     sizes = {"other": 22, "front": 44, "control": 150}
-    for index, (x, y) in enumerate(pairs):
-        axes = figure.add_subplot(rows, columns, index + 1)
+
+    def draw(axes: Axes, x: str, y: str) -> None:
         for group, rows_of in groups.items():
             axes.scatter(
                 rows_of[x],
@@ -53,7 +52,79 @@ def plot_front(
                 zorder=2 + (group != "other"),
             )
         for _, row in groups["front"].iterrows():
-            axes.annotate(str(row["number"]), (row[x], row[y]), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            _annotate(axes, row, x, y, str(row["number"]))
+
+    _draw_pairs(objectives, labels, file, title, draw)
+
+
+def plot_merged_front(
+    trials: pd.DataFrame, objectives: dict[str, str], labels: dict[str, str], file: Path, title: str
+) -> None:
+    """As `plot_front` for the trials of several runs: a colour for each run, the common front filled and ringed.
+
+    Args:
+        trials: Completed trials with the columns of `plot_front` and ``run``; ``on_front`` is of all runs together.
+        objectives: Name to direction, the same in every run.
+        labels: Name to axis label.
+    """
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10"]
+    names = list(dict.fromkeys(trials["run"]))
+
+    def draw(axes: Axes, x: str, y: str) -> None:
+        for index, name in enumerate(names):
+            colour = palette(index % palette.N)
+            own = trials[trials["run"] == name]
+            control = own["role"] == "control"
+            front, other = own[own["on_front"]], own[~own["on_front"] & ~control]
+            axes.scatter(other[x], other[y], s=22, color=colour, alpha=0.35, zorder=2)
+            axes.scatter(own[control][x], own[control][y], s=150, marker="*", color=colour, alpha=0.6, zorder=3)
+            axes.scatter(front[x], front[y], s=50, color=colour, edgecolor="black", label=name, zorder=4)
+            for _, row in front.iterrows():
+                _annotate(axes, row, x, y, _code(row))
+
+    _draw_pairs(objectives, labels, file, title, draw)
+
+
+@contextmanager
+def writing_plot(file: Path) -> Iterator[None]:
+    """Check that `file` can be drawn to, and tell what goes wrong in one line.
+
+    Raises:
+        InputError: The ending is none of `FORMATS`, the folder does not exist, or the file cannot be written.
+    """
+    if file.suffix.lower() not in FORMATS:
+        raise InputError(f"`--plot` must end in {', '.join(FORMATS)}; found {file}.")
+    if not file.absolute().parent.is_dir():
+        raise InputError(f"`--plot` must lie in an existing folder; found {file}.")
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"`--plot` must be a file that can be written; found {file} ({error.strerror}).") from None
+
+
+def _draw_pairs(
+    objectives: dict[str, str],
+    labels: dict[str, str],
+    file: Path,
+    title: str,
+    draw: Callable[[Axes, str, str], None],
+) -> None:
+    """One panel a pair of objectives, each filled by `draw`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    pairs = list(combinations(objectives, 2)) or [(next(iter(objectives)), "number")]
+    columns = min(3, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    for index, (x, y) in enumerate(pairs):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        draw(axes, x, y)
         axes.set_xlabel(_label(x, labels, objectives, "→", "←"))
         axes.set_ylabel(_label(y, labels, objectives, "↑", "↓"))
         axes.xaxis.set_major_locator(MaxNLocator(6))
@@ -61,6 +132,16 @@ def plot_front(
         if index == 0:
             axes.legend(fontsize=7, framealpha=0.85)
     figure.savefig(file, dpi=130)
+
+
+def _annotate(axes: Axes, row: pd.Series, x: str, y: str, text: str) -> None:
+    axes.annotate(text, (row[x], row[y]), xytext=(4, 4), textcoords="offset points", fontsize=7)
+
+
+def _code(row: pd.Series) -> str:
+    """The number of a row's trial, or of its technique (Castro et al. number their points so)."""
+    name = row.get("technique")
+    return f"#{str(name).rpartition('-')[2]}" if isinstance(name, str) else str(row["number"])
 
 
 def _label(name: str, labels: dict[str, str], objectives: dict[str, str], more: str, less: str) -> str:

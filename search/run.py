@@ -22,8 +22,6 @@ from .tables import LABELS, trials_frame
 
 __all__ = ["Run", "load_run"]
 
-PLOT_FORMATS = (".png", ".pdf", ".svg")
-
 
 class Run:
     """A study on disk, read only.
@@ -113,20 +111,14 @@ class Run:
         Raises:
             InputError: The ending is none of these, the folder does not exist, or no trial is complete.
         """
-        from .plot import plot_front
+        from .plot import plot_front, writing_plot
 
-        if file.suffix.lower() not in PLOT_FORMATS:
-            raise InputError(f"`--plot` must end in {', '.join(PLOT_FORMATS)}; found {file}.")
-        if not file.absolute().parent.is_dir():
-            raise InputError(f"`--plot` must lie in an existing folder; found {file}.")
         frame = self.trials()
         complete = frame[frame["state"] == "complete"]
-        if complete.empty:
-            raise InputError("`--plot` needs a complete trial; this run has none yet.")
-        try:
+        with writing_plot(file):
+            if complete.empty:
+                raise InputError("`--plot` needs a complete trial; this run has none yet.")
             plot_front(complete, self.objectives, LABELS, file, f"{self.study.study.name}: {len(complete)} trials")
-        except OSError as error:
-            raise InputError(f"`--plot` must be a file that can be written; found {file} ({error.strerror}).") from None
 
 
 def load_run(path: str | Path) -> Run:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from optuna.trial import FrozenTrial
 
+from ..spaces.techniques import TECHNIQUES
 from .non_dominated import feasible
 
 __all__ = ["BASE_COLUMNS", "LABELS", "as_data", "render", "score_columns", "trials_frame"]
@@ -33,7 +34,8 @@ def trials_frame(trials: Sequence[FrozenTrial], front: Sequence[int]) -> pd.Data
 
     Returns:
         Columns ``number``, ``role``, ``state``, ``feasible``, ``on_front``, ``seconds``, ``reason``; for every metric
-        its value, its standard error ``<metric>_se`` and what else its score states (such as ``latency_ms``).
+        its value, its standard error ``<metric>_se`` and what else its score states (such as ``latency_ms``); and
+        ``technique`` where trials have that parameter.
     """
     members = set(front)
     rows = [_row(trial, trial.number in members) for trial in trials]
@@ -52,6 +54,8 @@ def _row(trial: FrozenTrial, on_front: bool) -> dict[str, Any]:
         "seconds": attributes.get("seconds"),
         "reason": attributes.get("reason", ""),
     }
+    if "technique" in trial.params:
+        row["technique"] = trial.params["technique"]
     for name, score in attributes.get("scores", {}).items():
         row |= score_columns(name, score)
     return row
@@ -82,8 +86,11 @@ def as_data(frame: pd.DataFrame, form: str) -> str:
 def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
     """The frame as text; a table shows the columns that a person compares, CSV and JSON hold all.
 
+    Where techniques are compared, a table names them and has standard errors (±) beside accuracies and mCE, for their
+    differences are small. Rows of several runs have the run's name first.
+
     Args:
-        frame: Rows as `trials_frame` makes them.
+        frame: Rows as `trials_frame` makes them, perhaps with a column ``run``.
         metrics: Objectives and metrics, in the order to show.
         form: ``"table"``, ``"csv"`` or ``"json"`` (one object a row).
     """
@@ -94,13 +101,35 @@ def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
     metrics = [name for name in metrics if name in frame]
     extras = [name for name in ("latency_ms", "macs_fraction_of_control") if name in frame and name not in metrics]
     show_state = not (frame["state"] == "complete").all()
-    numbers = [name for name in (*metrics, *extras, "seconds") if frame[name].notna().any()]
-    shown = frame[
-        ["number", "role", *(["state"] if show_state else []), *numbers, *(["reason"] if show_state else [])]
-    ].copy()
-    for name in numbers:
-        shown[name] = [_cell(name, value) for value in shown[name]]
-    return shown.rename(columns=LABELS).to_string(index=False)
+    techniques = "technique" in frame and bool(frame["technique"].notna().any())
+    shown: list[tuple[str, list[Any]]] = [("run", list(frame["run"]))] if "run" in frame else []
+    shown.append(("number", list(frame["number"])))
+    shown.append(
+        ("technique", [_technique(row) for _, row in frame.iterrows()]) if techniques else _plain(frame, "role")
+    )
+    shown += [_plain(frame, "state")] if show_state else []
+    for name in (*metrics, *extras, "seconds"):
+        if not frame[name].notna().any():
+            continue
+        shown.append((LABELS.get(name, name), [_cell(name, value) for value in frame[name]]))
+        error = f"{name}_se"
+        if techniques and (name == "mce" or name.endswith("accuracy")) and error in frame:
+            shown.append(("±", [_cell(name, value) for value in frame[error]]))
+    shown += [_plain(frame, "reason")] if show_state else []
+    # several columns may have the head ±
+    table = pd.DataFrame(dict(enumerate(column for _, column in shown)))
+    table.columns = pd.Index([head for head, _ in shown])
+    return table.to_string(index=False)
+
+
+def _plain(frame: pd.DataFrame, name: str) -> tuple[str, list[Any]]:
+    return name, list(frame[name])
+
+
+def _technique(row: pd.Series) -> str:
+    """The code and title of a row's technique; its role where it has none."""
+    name = row["technique"]
+    return f"{str(name).rpartition('-')[2]} {TECHNIQUES.get(name, '')}" if pd.notna(name) else str(row["role"])
 
 
 def _cell(name: str, value: float | None) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .plan import TrialPlan
 from .space import EDGE_BITS, SearchSpace
-from .variables import Grid, Ordinal
+from .variables import Continuous, Grid, Ordinal, snapped
 
 __all__ = ["ladder"]
 
@@ -21,8 +22,10 @@ def ladder(space: SearchSpace, count: int) -> list[dict[str, Any]]:
     """At most `count` distinct uniform compressions, each with every group at the same strength.
 
     The first only quantizes, to eight bits where the space has them. The others raise sparsity, clusters and bits
-    together, weights and filters in turn where both structures are searched; augmentation and class weighting stay at
-    their defaults. Fewer come back where the space has fewer.
+    together, structures in turn where several are searched; masks go by magnitude, scales come from ranges, and
+    augmentation and class weighting stay at their defaults. Where learned masks are a choice, the last has them
+    everywhere; where there are no others, their target falls. Fewer come back where the space has fewer. A space of
+    techniques gives each of them once, in order.
 
     Args:
         space: The search space.
@@ -33,18 +36,25 @@ def ladder(space: SearchSpace, count: int) -> list[dict[str, Any]]:
     """
     if count < 0:
         raise ValueError(f"`count` must be 0 or more; found {count!r}.")
+    if space.section.techniques is not None:
+        varies = "technique" in space.distributions
+        return [{"technique": name} if varies else {} for name in space.section.techniques][:count]
+    last = [] if count < 2 else list(_learned_rungs(space))
     rungs: list[dict[str, Any]] = []
-    for rung in _rungs(space, count):
-        if len(rungs) == count:
+    plans: list[TrialPlan] = []
+    for rung in _rungs(space, count - len(last)):
+        if len(rungs) == count - len(last):
             break
-        # a rung that compresses nothing would repeat the control
-        if rung not in rungs and space.decode(rung).layers:
+        plan = space.decode(rung)
+        # a rung that compresses nothing would repeat the control; a pattern's plan is the same at every sparsity
+        if plan.layers and plan not in plans:
             rungs.append(rung)
-    return rungs
+            plans.append(plan)
+    return rungs + last
 
 
 def _rungs(space: SearchSpace, count: int) -> Iterator[dict[str, Any]]:
-    structures = space.structures if "structure" in space.distributions else (None,)
+    structures = space.structures if _parameters(space, "structure") else (None,)
     yield _rung(space, 0.0, structures[0])
     for position in range(1, count):
         yield _rung(space, position / (count - 1), structures[(position - 1) % len(structures)])
@@ -52,6 +62,21 @@ def _rungs(space: SearchSpace, count: int) -> Iterator[dict[str, Any]]:
         for part in range(1, parts + 1):
             for structure in structures:
                 yield _rung(space, part / parts, structure)
+
+
+def _learned_rungs(space: SearchSpace) -> Iterator[dict[str, Any]]:
+    """One compression of middle strength with learned masks everywhere, where the search may choose them."""
+    masks = _parameters(space, "mask")
+    if not masks:
+        return
+    # filters, whose removal every runtime rewards; a pattern would have no learned mask
+    kept = [structure for structure in ("filter", "weight") if structure in space.structures]
+    yield _rung(space, 0.5, kept[0]) | dict.fromkeys(masks, "learned")
+
+
+def _parameters(space: SearchSpace, kind: str) -> list[str]:
+    """The parameters that choose a structure or a mask, for the network or for each group."""
+    return [name for name in space.distributions if name == kind or name.startswith(f"{kind}/")]
 
 
 def _rung(space: SearchSpace, level: float, structure: str | None) -> dict[str, Any]:
@@ -62,8 +87,11 @@ def _rung(space: SearchSpace, level: float, structure: str | None) -> dict[str, 
             params[name] = _bits(variable.choices, level)
         elif name.startswith("sparsity/") and isinstance(variable, Grid) and structure == "filter":
             params[name] = variable.at(level * _FILTER_PACE)
-    if structure is not None:
-        params["structure"] = structure
+        elif name.partition("/")[0] == "structure" and isinstance(variable, Ordinal):
+            # a group that cannot take it has its first choice
+            params[name] = structure if structure in variable.choices else params[name]
+        elif name == "mask_target" and isinstance(variable, Continuous) and not _parameters(space, "mask"):
+            params[name] = snapped(variable.high - level * (variable.high - variable.low))
     return params
 
 

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 
 from ..studies.errors import InputError
-from .groups import group_layers
+from .groups import NETWORK, group_layers
 from .layers import LayerInfo
-from .plan import FLOAT_BITS, Clustering, LayerPlan, Pruning, Quantization, Recipe, TrialPlan
-from .variables import Continuous, Grid, Ordinal, Variable, snapped
+from .plan import FLOAT_BITS, Clustering, LayerPlan, Quantization, Recipe, TrialPlan
+from .pruning_choice import PruningChoice
+from .techniques import technique
+from .variables import Continuous, Ordinal, Variable, snapped, unordered
 
 if TYPE_CHECKING:
     from ..studies.schema_space import SpaceSection
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EDGE_BITS", "SearchSpace"]
 
-_PER_GROUP = ("sparsity", "clusters", "weight_bits", "activation_bits")
+_PRUNING = ("structure", "mask", "sparsity")
+_PER_GROUP = (*_PRUNING, "clusters", "weight_bits", "activation_bits", "quantization", "scales")
 
 EDGE_BITS = 8
 """The first and the last layer never go below this many bits."""
@@ -31,23 +34,28 @@ class SearchSpace:
     """The variables of a study over the layers of its model.
 
     Parameters are named ``sparsity/<group>``, ``clusters/<group>``, ``weight_bits/<group>``,
-    ``activation_bits/<group>``, ``structure``, ``augmentation_strength``, ``class_weighting`` and
-    ``class_weight_scale``. Ordinal parameters are indices into lists ordered from weak to strong compression. What can
-    take one value only has no parameter.
+    ``activation_bits/<group>``, ``quantization/<group>``, ``scales/<group>``, ``structure`` and ``mask`` (or, chosen by
+    group, ``structure/<group>`` and ``mask/<group>``), ``mask_target``, ``mask_strength``, ``augmentation_strength``,
+    ``class_weighting`` and ``class_weight_scale``; a space of techniques has ``technique`` alone. Ordinal parameters
+    are indices into lists ordered from weak to strong compression. What can take one value only has no parameter.
 
     Args:
         space: The study's ``[space]``.
         training: The study's ``[training]``; its recipe fills in what is not searched.
         layers: The model's layers in forward order.
+        pretrained: Training starts from a trained checkpoint, which some techniques leave as it is.
 
     Raises:
         InputError: A pattern of ``space.exclude`` matches no layer.
     """
 
-    def __init__(self, space: SpaceSection, training: TrainingSection, layers: Sequence[LayerInfo]) -> None:
+    def __init__(
+        self, space: SpaceSection, training: TrainingSection, layers: Sequence[LayerInfo], *, pretrained: bool = False
+    ) -> None:
         self.section = space
         self.training = training
         self.layers = tuple(layers)
+        self.pretrained = pretrained
         for position, pattern in enumerate(space.exclude):
             if not any(_matches(layer, pattern) for layer in layers):
                 raise InputError(_matches_nothing(position, pattern, self.layers))
@@ -56,9 +64,13 @@ class SearchSpace:
         )
         groups = group_layers(self.layers, space.granularity)
         self._group = {layer.name: group for group, members in groups.items() for layer in members}
-        self._leader = self._pruning_leaders()
-        self.structures: tuple[str, ...] = tuple(space.sparsity.structure) if space.sparsity else ()
+        self._pruning = PruningChoice(space.sparsity, self.layers, self._group, self.excluded)
         self.variables: dict[str, Variable] = self._variables(tuple(groups))
+
+    @property
+    def structures(self) -> tuple[str, ...]:
+        """What may be pruned: ``weight``, ``filter``, n:m patterns."""
+        return self._pruning.structures
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -72,6 +84,9 @@ class SearchSpace:
             ValueError: A parameter is missing, unknown or out of its range.
         """
         values = self._values(params)
+        if self.section.techniques is not None:
+            included = [layer for layer in self.layers if layer.name not in self.excluded]
+            return technique(values["technique"], included, pretrained=self.pretrained, recipe=self._recipe(values))
         layers = {layer.name: self._layer_plan(layer, values) for layer in self.layers}
         dense = LayerPlan()
         return TrialPlan({name: plan for name, plan in layers.items() if plan != dense}, self._recipe(values))
@@ -103,42 +118,50 @@ class SearchSpace:
             {
                 "variable": name,
                 "kind": variable.kind if variable.varies else "fixed",
-                "values": variable.text(),
+                "values": variable.text() + self._remark(name),
                 "layers": driven.get(name, len(self.layers)),
             }
             for name, variable in self.variables.items()
         ]
 
+    def _remark(self, name: str) -> str:
+        kind, sparsity = name.partition("/")[0], self.section.sparsity
+        if kind == "sparsity" and sparsity is not None and sparsity.scope == "global":
+            return " of all layers together"
+        return " a channel" if kind == "clusters" and self.section.clusters_per == "channel" else ""
+
     def _variables(self, groups: Iterable[str]) -> dict[str, Variable]:
         space, training = self.section, self.training
         found: dict[str, Variable] = {}
-        if self.structures:
-            found["structure"] = Ordinal(self.structures, CategoricalDistribution(self.structures))
+        if space.techniques is not None:
+            return {"technique": unordered(space.techniques)}
+        found |= self._pruning.network_variables()
         driven: dict[str, list[LayerInfo]] = {}
         for layer in self.layers:
             for name in self._names(layer).values():
                 driven.setdefault(name, []).append(layer)
-        names = [f"{kind}/{group}" for kind in _PER_GROUP for group in groups]
-        found |= {name: self._group_variable(name.split("/")[0], driven[name]) for name in names if name in driven}
+        names = [f"{kind}/{group}" for kind in _PER_GROUP for group in dict.fromkeys([*groups, NETWORK])]
+        found |= {name: self._group_variable(name, driven[name]) for name in names if name in driven}
         if space.augmentation_strength:
             low, high = space.augmentation_strength.low, space.augmentation_strength.high
             found["augmentation_strength"] = Continuous(low, high, training.augmentation_strength)
         if space.class_weighting:
-            choices = tuple(space.class_weighting)
-            default = choices.index(training.class_weighting) if training.class_weighting in choices else 0
-            found["class_weighting"] = Ordinal(choices, CategoricalDistribution(choices), fixed_at=default)
+            found["class_weighting"] = unordered(space.class_weighting, at=training.class_weighting)
         if space.class_weight_scale:
             low, high = space.class_weight_scale.low, space.class_weight_scale.high
             found["class_weight_scale"] = Continuous(low, high, training.class_weight_scale)
         return found
 
-    def _group_variable(self, kind: str, driven: Sequence[LayerInfo]) -> Variable:
-        space = self.section
-        if kind == "sparsity":
-            assert space.sparsity is not None
-            return Grid(space.sparsity.low, space.sparsity.high, space.sparsity.step)
+    def _group_variable(self, name: str, driven: Sequence[LayerInfo]) -> Variable:
+        space, kind = self.section, name.partition("/")[0]
+        if kind in _PRUNING:
+            return self._pruning.group_variable(kind, name, driven)
         if kind == "clusters":
             return Ordinal(tuple(sorted(space.clusters or (), key=_fineness, reverse=True)))
+        if kind == "quantization":
+            return unordered(space.modes, at="aware")
+        if kind == "scales":
+            return unordered(space.scalings, at="range")
         bits = space.weight_bits if kind == "weight_bits" else space.activation_bits
         at_edge = all(layer.first or layer.last for layer in driven)
         # what an edge layer cannot have would give several parameters for one plan
@@ -149,38 +172,20 @@ class SearchSpace:
         """The variables that drive `layer`, by kind."""
         if layer.name in self.excluded:
             return {}
-        group = self._group[layer.name]
-        names = {}
-        if self.section.sparsity and layer.kind != "depthwise":
-            if "weight" in self.structures:
-                names["sparsity"] = f"sparsity/{group}"
-            if "filter" in self.structures and layer.name in self._leader:
-                names["filter sparsity"] = f"sparsity/{self._group[self._leader[layer.name]]}"
-        if self.section.clusters and layer.kind != "depthwise":
+        space, group = self.section, self._group[layer.name]
+        names = self._pruning.names(layer)
+        if space.clusters and layer.kind != "depthwise":
             names["clusters"] = f"clusters/{group}"
-        if self.section.weight_bits:
+        if space.weight_bits:
             names["weight_bits"] = f"weight_bits/{group}"
         # the last layer's output is the network's, which stays float
-        if self.section.activation_bits and not layer.last:
+        if space.activation_bits and not layer.last:
             names["activation_bits"] = f"activation_bits/{group}"
+        if "weight_bits" in names or "activation_bits" in names:
+            # a fixed mode is no variable
+            names |= {"quantization": f"quantization/{group}"} if len(space.modes) > 1 else {}
+            names |= {"scales": f"scales/{group}"} if len(space.scalings) > 1 else {}
         return names
-
-    def _pruning_leaders(self) -> dict[str, str]:
-        """For each layer that may lose filters, the layer whose sparsity it takes: its own, or its group's first."""
-        shared: dict[str, list[LayerInfo]] = {}
-        for layer in self.layers:
-            if layer.kind != "depthwise":
-                shared.setdefault(layer.coupled or layer.name, []).append(layer)
-        residual = self.section.sparsity.residual if self.section.sparsity else "keep"
-        leaders = {}
-        for members in shared.values():
-            coupled = members[0].coupled is not None
-            if (coupled and residual == "keep") or not all(
-                layer.prunable_filters and layer.name not in self.excluded for layer in members
-            ):
-                continue
-            leaders.update({layer.name: members[0].name for layer in members})
-        return leaders
 
     def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         known = self.distributions
@@ -197,8 +202,6 @@ class SearchSpace:
 
     def _layer_plan(self, layer: LayerInfo, values: Mapping[str, Any]) -> LayerPlan:
         names = self._names(layer)
-        structure = values.get("structure", "weight")
-        sparsity = values.get(names.get("filter sparsity" if structure == "filter" else "sparsity", ""), 0.0)
         clusters = values.get(names.get("clusters", ""), "none")
         weight_bits = values.get(names.get("weight_bits", ""), FLOAT_BITS)
         activation_bits = values.get(names.get("activation_bits", ""), FLOAT_BITS)
@@ -206,10 +209,19 @@ class SearchSpace:
             weight_bits, activation_bits = max(weight_bits, EDGE_BITS), max(activation_bits, EDGE_BITS)
         quantized = min(weight_bits, activation_bits) < FLOAT_BITS
         return LayerPlan(
-            pruning=Pruning(sparsity, structure) if sparsity > 0.0 else None,
-            clustering=Clustering(clusters) if clusters != "none" else None,
-            quantization=Quantization(self.section.quantization, weight_bits, activation_bits) if quantized else None,
+            pruning=self._pruning.pruning(layer, values),
+            clustering=Clustering(clusters, self.section.clusters_per) if clusters != "none" else None,
+            quantization=self._quantization(names, values, weight_bits, activation_bits) if quantized else None,
         )
+
+    def _quantization(
+        self, names: Mapping[str, str], values: Mapping[str, Any], weight_bits: int, activation_bits: int
+    ) -> Quantization:
+        space = self.section
+        mode = values.get(names.get("quantization", ""), space.modes[0])
+        scales = values.get(names.get("scales", ""), space.scalings[0])
+        # there is nothing to learn from after training
+        return Quantization(mode, weight_bits, activation_bits, scales if mode == "aware" else "range")
 
     def _recipe(self, values: Mapping[str, Any]) -> Recipe:
         training = self.training

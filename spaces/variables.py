@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-__all__ = ["Continuous", "Grid", "Ordinal", "Variable", "snapped"]
+__all__ = ["Continuous", "Grid", "Ordinal", "Variable", "snapped", "unordered"]
 
 _DECIMALS = 6
 _TOLERANCE = 1e-6
@@ -167,6 +168,17 @@ class Ordinal:
 
     def text(self) -> str:
         return ", ".join(map(str, self.choices))
+
+
+def unordered(choices: Sequence[str], *, at: str | None = None) -> Ordinal:
+    """A variable over `choices` that have no order.
+
+    Args:
+        choices: One or more.
+        at: What every level of a ladder has; the first choice when it is None or none of them.
+    """
+    listed = tuple(choices)
+    return Ordinal(listed, CategoricalDistribution(listed), fixed_at=listed.index(at) if at in listed else 0)
 
 
 def _number(name: str, sampled: Any, low: float, high: float) -> float:

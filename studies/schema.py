@@ -123,9 +123,19 @@ def _space_faults(space: SpaceSection, training: TrainingSection | None, search:
             found = space.class_weight_scale.model_dump()
             faults.append(Fault(("space", "class_weight_scale"), allowed, found, 'class_weighting = "inverse"'))
     if search is not None:
-        most = 1 if not space.used else 2 if not space.searched else None
+        most, plans, way_out = _most_trials(space)
         if most is not None and search.trials > most:
-            plans = "the control alone" if most == 1 else "the control and one fixed plan"
-            allowed = f"at most {most} when `space` has nothing to search ({plans})"
-            faults.append(Fault(("search", "trials"), allowed, search.trials, "space.sparsity = { high = 0.9 }"))
+            rule = "when `space` has nothing to search" if space.techniques is None else "with these techniques"
+            faults.append(Fault(("search", "trials"), f"at most {most} {rule} ({plans})", search.trials, way_out))
     return faults
+
+
+def _most_trials(space: SpaceSection) -> tuple[int | None, str, str]:
+    """How many trials a space that can be exhausted has, what they are, and how to have more or that many."""
+    if space.techniques is not None:
+        count = len(space.techniques)
+        return 1 + count, f"the control and {count} technique{'s' if count > 1 else ''}", str(1 + count)
+    more = "space.sparsity = { high = 0.9 }"
+    if not space.used:
+        return 1, "the control alone", more
+    return (None if space.searched else 2), "the control and one fixed plan", more

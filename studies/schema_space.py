@@ -5,24 +5,34 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from .faults import Fault, broken, contradiction, nearest
-from .schema_base import PartName, Section, distinct
+from .schema_base import PartName, Section
+from .schema_sparsity import Distinct, RangeSection, SparsitySection
 
-__all__ = ["STRUCTURES", "RangeSection", "SpaceSection", "SparsitySection"]
+__all__ = ["TECHNIQUE_NAMES", "RangeSection", "SpaceSection", "SparsitySection"]
 
-STRUCTURES = ("weight", "filter")
-"""Structures that the compressors can take today; a plan's vocabulary also has ``n:m``."""
+TECHNIQUE_NAMES = tuple(f"technique-{code}" for code in range(1, 17))
+"""The techniques of Castro et al. by their codes; `forgefront.spaces.techniques` says what they do."""
 
 FLOAT_BITS = 32
 
 
-def _structure(value: Any) -> Any:
-    if isinstance(value, str) and re.fullmatch(r"\d+:\d+", value):
-        raise broken(f"{' or '.join(STRUCTURES)} (n:m patterns are not supported yet)", "weight")
-    if value not in STRUCTURES:
-        raise broken(" or ".join(STRUCTURES), nearest(value, STRUCTURES))
+def _technique(value: Any) -> Any:
+    if value not in TECHNIQUE_NAMES:
+        code = re.search(r"\d+", str(value)) if not isinstance(value, bool) else None
+        match = f"technique-{int(code[0])}" if code else nearest(value, TECHNIQUE_NAMES)
+        allowed = f"{TECHNIQUE_NAMES[0]} to {TECHNIQUE_NAMES[-1]}"
+        raise broken(allowed, match if match in TECHNIQUE_NAMES else None)
+    return value
+
+
+def _all_techniques(value: Any) -> Any:
+    if value == "all":
+        return list(TECHNIQUE_NAMES)
+    if isinstance(value, str):
+        raise broken('"all" or a list of techniques', [value] if value in TECHNIQUE_NAMES else "all")
     return value
 
 
@@ -57,55 +67,9 @@ def _bits(lowest: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-Distinct = AfterValidator(distinct)
 ClusterCount = Annotated[int | str, BeforeValidator(_clusters)]
-
-
-class RangeSection(Section):
-    """A continuous variable between `low` and `high`."""
-
-    low: Annotated[float, Field(ge=0.0)] = 0.0
-    high: Annotated[float, Field(ge=0.0)]
-
-    @model_validator(mode="after")
-    def _ordered(self) -> RangeSection:
-        if self.low > self.high:
-            raise contradiction([Fault(("low",), f"at most `high` ({self.high:g})", self.low, f"{self.high:g}")])
-        return self
-
-
-class SparsitySection(Section):
-    """Share of weights or filters removed.
-
-    Args:
-        step: Grid on which the search looks.
-        structure: What is removed; with more than one entry the search chooses one for the network.
-        residual: What filter pruning does to layers whose outputs are summed: ``keep`` leaves them whole, ``share``
-            removes the same filters from all of them.
-        round_to: Filters are kept in multiples of this, rounded up: runtimes are slow with odd numbers of channels.
-    """
-
-    low: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    high: Annotated[float, Field(gt=0.0, lt=1.0)]
-    step: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
-    structure: Annotated[list[Annotated[str, BeforeValidator(_structure)]], Distinct] = Field(
-        default_factory=lambda: ["weight"]
-    )
-    residual: Literal["keep", "share"] = "keep"
-    round_to: Annotated[int, Field(ge=1)] = 8
-
-    @model_validator(mode="after")
-    def _ordered(self) -> SparsitySection:
-        faults = []
-        width = self.high - self.low
-        if width < 0:
-            faults.append(Fault(("low",), f"at most `high` ({self.high:g})", self.low, f"{self.high:g}"))
-        elif 0 < width < self.step - 1e-9:
-            allowed = f"at most high - low ({width:g})"
-            faults.append(Fault(("step",), allowed, self.step, f"{width:g}"))
-        if faults:
-            raise contradiction(faults)
-        return self
+Mode = Literal["aware", "post"]
+Scales = Literal["range", "learned"]
 
 
 class SpaceSection(Section):
@@ -114,23 +78,49 @@ class SpaceSection(Section):
     Args:
         granularity: What shares one variable: a layer, a block, a stage, or all layers.
         exclude: Patterns (``*`` and ``?``) of layer names that stay dense.
+        techniques: Techniques of Castro et al. by name, or ``"all"``; each is one trial, and nothing else is searched.
+        sparsity: What is pruned.
         clusters: Numbers of distinct weights of a layer; ``"none"`` for any.
+        clusters_per: What they are counted in: the whole ``layer``, or each output ``channel``.
         weight_bits: Bits of weights, 32 for float.
         activation_bits: Bits of activations, 32 for float.
-        quantization: ``aware`` simulates quantization in training, ``post`` quantizes after it.
+        quantization: ``aware`` simulates quantization in training, ``post`` quantizes after it; of a list, the search
+            chooses one for each group.
+        scales: ``range`` takes them from the values, ``learned`` trains them (where the quantization is ``aware``; else
+            they come from the values); of a list, the search chooses one for each group.
         class_weight_scale: λ, the power that class weights are raised to.
     """
 
     granularity: Literal["layer", "block", "stage", "network"] = "stage"
     exclude: list[str] = Field(default_factory=list)
+    techniques: (
+        Annotated[
+            list[Annotated[str, BeforeValidator(_technique)]],
+            BeforeValidator(_all_techniques),
+            Distinct,
+        ]
+        | None
+    ) = None
     sparsity: SparsitySection | None = None
     clusters: Annotated[list[ClusterCount], Distinct] | None = None
+    clusters_per: Literal["layer", "channel"] = "layer"
     weight_bits: Annotated[list[Annotated[int, _bits(1)]], Distinct] | None = None
     activation_bits: Annotated[list[Annotated[int, _bits(2)]], Distinct] | None = None
-    quantization: Literal["aware", "post"] = "aware"
+    quantization: Mode | Annotated[list[Mode], Distinct] = "aware"
+    scales: Scales | Annotated[list[Scales], Distinct] = "range"
     augmentation_strength: RangeSection | None = None
     class_weighting: Annotated[list[PartName], Distinct] | None = None
     class_weight_scale: RangeSection | None = None
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The choices of `quantization`."""
+        return (self.quantization,) if isinstance(self.quantization, str) else tuple(self.quantization)
+
+    @property
+    def scalings(self) -> tuple[Scales, ...]:
+        """The choices of `scales`."""
+        return (self.scales,) if isinstance(self.scales, str) else tuple(self.scales)
 
     @property
     def used(self) -> list[str]:
@@ -140,10 +130,45 @@ class SpaceSection(Section):
     @property
     def searched(self) -> list[str]:
         """Names of the variables that can take more than one value."""
-        return [name for name in self.used if _varies(getattr(self, name))]
+        names = [*self.used, *(("quantization", "scales") if self.weight_bits or self.activation_bits else ())]
+        return [name for name in names if _varies(getattr(self, name))]
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> SpaceSection:
+        faults = self._technique_faults() if self.techniques is not None else self._quantization_faults()
+        if self.techniques is None and self.clusters is None and self.clusters_per != "layer":
+            allowed = "left out unless `space.clusters` is given"
+            faults.append(Fault(("clusters_per",), allowed, self.clusters_per, "clusters = [16]"))
+        if faults:
+            raise contradiction(faults)
+        return self
+
+    def _technique_faults(self) -> list[Fault]:
+        allowed = "left out when `space.techniques` is given, which settles everything"
+        faults = []
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if name not in ("techniques", "exclude") and value != field.get_default(call_default_factory=True):
+                found = value.model_dump(exclude_none=True) if isinstance(value, Section) else value
+                faults.append(Fault((name,), allowed, found))
+        return faults
+
+    def _quantization_faults(self) -> list[Fault]:
+        faults = []
+        if self.weight_bits is None and self.activation_bits is None:
+            allowed = "left out unless `space.weight_bits` or `space.activation_bits` is given"
+            given = [
+                ("quantization", self.quantization, len(self.modes) > 1),
+                ("scales", self.scales, self.scalings != ("range",)),
+            ]
+            faults = [Fault((key,), allowed, found, "weight_bits = [8]") for key, found, odd in given if odd]
+        elif "learned" in self.scalings and "aware" not in self.modes:
+            faults.append(Fault(("scales",), '"range" unless `space.quantization` is "aware"', self.scales, '"range"'))
+        return faults
 
 
 _VARIABLES = (
+    "techniques",
     "sparsity",
     "clusters",
     "weight_bits",
@@ -155,7 +180,8 @@ _VARIABLES = (
 
 
 def _varies(variable: Any) -> bool:
-    if isinstance(variable, list):
-        return len(variable) > 1
-    structures = variable.structure if isinstance(variable, SparsitySection) else ()
-    return variable.low < variable.high or len(structures) > 1
+    if isinstance(variable, SparsitySection):
+        return variable.varies
+    if isinstance(variable, RangeSection):
+        return variable.low < variable.high
+    return isinstance(variable, list) and len(variable) > 1

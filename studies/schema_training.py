@@ -11,7 +11,7 @@ from .epsilon import Epsilon
 from .faults import Fault, broken, contradiction
 from .schema_base import PartName, PositiveInt, Section
 
-__all__ = ["DEFAULT_EPSILON", "DEFAULT_METHOD", "OptimizerSection", "TrainingSection"]
+__all__ = ["DEFAULT_EPSILON", "DEFAULT_METHOD", "MaskSection", "OptimizerSection", "TrainingSection"]
 
 DEFAULT_METHOD = "n-fgsm"
 DEFAULT_EPSILON = 8 / 255
@@ -30,6 +30,18 @@ class OptimizerSection(Section):
     momentum: ShareBelowOne = 0.9
     weight_decay: NonNegative = 5e-4
     schedule: Literal["cosine", "one-cycle", "constant"] = "one-cycle"
+
+
+class MaskSection(Section):
+    """How learned masks are trained, beside the weights.
+
+    Args:
+        learning_rate: Of the scores, under Adam.
+        weight_decay: Pulls scores to the threshold, so that masks keep being tried (Vemparala et al.).
+    """
+
+    learning_rate: Positive = 0.02
+    weight_decay: NonNegative = 5e-4
 
 
 def _device(name: str) -> str:
@@ -66,6 +78,7 @@ class TrainingSection(Section):
     steps: PositiveInt | None = None
     batch_size: PositiveInt = 128
     optimizer: OptimizerSection = OptimizerSection()
+    masks: MaskSection = MaskSection()
     device: Annotated[str, AfterValidator(_device)] = "auto"
     threads: PositiveInt | None = None
     crop_padding: Annotated[int, Field(ge=0)] = 0

@@ -71,6 +71,7 @@ device = "auto"                  # auto | cpu | cuda | cuda:N
 # compression_start = 0.0        # share of the training after which sparsity begins to rise
 # compression_end = 0.6          # share of the training after which all compression is at full strength
 # gradient_clip = 1.0            # largest gradient norm; left out: not clipped
+# masks = { learning_rate = 0.02, weight_decay = 0.0005 }  # how the scores of learned masks are trained
 # overfitting_guard = true       # against catastrophic overfitting of single-step adversarial training
 
 [training.optimizer]
@@ -84,10 +85,13 @@ learning_rate = 0.05
 [space]
 granularity = "stage"            # what shares a variable: layer | block | stage | network
 # exclude = ["*linear"]          # layers that stay dense; * and ? match any letters
+# techniques = "all"             # instead of all below: the sixteen of Castro et al., or a list ["technique-3", …]
 clusters = ["none", 64, 16]      # distinct weights of a layer: "none" or 2–256
+# clusters_per = "layer"         # what they are counted in: layer | channel (each output channel has its own)
 weight_bits = [8, 6, 4]          # 1–8, or 32 for float
 activation_bits = [8]            # 2–8, or 32 for float
-# quantization = "aware"         # aware: simulated while training | post: after it
+# quantization = "aware"         # aware: simulated in training | post: after it; of a list the search chooses
+# scales = "range"               # range: from the values | learned: trained (LSQ); of a list the search chooses
 augmentation_strength = { low = 0.0, high = 1.0 }
 # class_weighting = ["none", "inverse", "repeat-factor"]
 # class_weight_scale = { low = 0.0, high = 1.0 }   # needs a class weighting
@@ -96,9 +100,15 @@ augmentation_strength = { low = 0.0, high = 1.0 }
 low = 0.0
 high = 0.9                       # below 1
 # step = 0.05
-structure = ["filter", "weight"] # what is removed; with two entries the search chooses
+structure = ["filter", "weight"] # what is removed: weight, filter, or n:m such as "2:4"; of several the search chooses
+# structure_per = "network"      # whether structures and masks are chosen once for the network | for each group
+# scope = "layer"                # layer: this share of each layer | global: of all layers together, the smallest first
 # residual = "keep"              # filters of summed layers: keep them all | share one choice
 # round_to = 8                   # filters are kept in multiples of this: odd numbers of channels run slowly
+# mask = ["magnitude", "learned"]  # what decides: magnitude (the default) | learned (masks trained with the weights)
+# target = { low = 0.3, high = 0.9 }    # learned masks only: the share of the network's cost to leave
+# strength = { low = 1.0, high = 10.0 } # learned masks only: the weight of their hardware loss
+# cost = "operations"            # learned masks only, what is counted: operations | parameters | latency
 
 [[target]]                       # where the model will run; several are allowed
 name = "onnxruntime-cpu"         # onnxruntime-cpu | torch-cuda

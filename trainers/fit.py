@@ -18,6 +18,7 @@ from ..studies.registry import resolve
 from ..studies.seeds import Seed
 from .attacks.base import TrainingAttack
 from .batch_norm import reestimate_statistics
+from .mask_training import MaskTraining, without_scores
 from .optimizers import WARM_UP, learning_rate_factor, make_optimizer, parameter_groups
 from .overfitting_guard import OverfittingGuard
 from .tasks.base import Batch, Task
@@ -70,7 +71,8 @@ def fit(
 ) -> FitResult:
     """Train `attached.model` in place, measure its batch-norm statistics again and finalize its compression.
 
-    Statistics are averaged over up to ten batches as trained on, for every trial and the control alike. With the same
+    Statistics are averaged over up to ten batches as trained on, for every trial and the control alike; a recipe
+    without any budget leaves weights and statistics as they are. With the same
     arguments on a CPU with the same number of threads, every weight comes out the same.
 
     Args:
@@ -105,7 +107,8 @@ def _fit(
         run.epoch(epoch, on_progress)
     if not all(bool(torch.isfinite(parameter).all()) for parameter in attached.model.parameters()):
         raise DivergedError(f"The weights are infinite or not a number after {run.steps} steps.")
-    run.settle()
+    if run.steps:
+        run.settle()
     images = task.calibration_images(CALIBRATION_IMAGES, seed.child("calibration"))
     attached.finalize(images.split(training.batch_size))
     attached.model.eval()
@@ -144,14 +147,17 @@ class _Run:
     def __init__(self, task: Task, attached: Attached, recipe: Recipe, training: TrainingSection, seed: Seed) -> None:
         self.task, self.attached, self.recipe, self.training, self.seed = task, attached, recipe, training, seed
         self.per_epoch = task.steps_per_epoch(training.batch_size, recipe)
-        self.steps = training.steps if training.steps is not None else (training.epochs or 1) * self.per_epoch
+        whole = training.steps if training.steps is not None else (training.epochs or 1) * self.per_epoch
+        self.steps = round(recipe.budget * whole)
         self.epochs = math.ceil(self.steps / self.per_epoch)
         self.done = 0
         self.slowdown = 1.0
         self.history: list[dict[str, float]] = []
         self.deviations: list[str] = []
         section = training.optimizer
-        groups = parameter_groups(attached.model, attached.parameters(), section.weight_decay)
+        self.masks = None if attached.learned is None else MaskTraining(attached.learned, training.masks)
+        weights = without_scores(attached.parameters(), attached.learned)
+        groups = parameter_groups(attached.model, weights, section.weight_decay)
         self.optimizer = make_optimizer(
             section.name, groups, learning_rate=section.learning_rate, momentum=section.momentum
         )
@@ -228,6 +234,8 @@ class _Run:
         loss = self.task.loss(outputs, batch, self.recipe)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if self.masks is not None:
+            self.masks.step()
         if self.training.gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), self.training.gradient_clip)
         optimizer.step()

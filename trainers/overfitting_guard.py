@@ -19,6 +19,8 @@ IMAGES = 256
 STEPS = 5
 LARGEST_DROP = 0.2
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+# of masks and quantizers that do not live in a parametrization
+COMPRESSION = (".scores", ".step_size")
 
 
 def is_overfitting(best: tuple[float, float], now: tuple[float, float]) -> bool:
@@ -101,6 +103,6 @@ def _learned(model: nn.Module) -> dict[str, Tensor]:
     weights = {
         name: parameter
         for name, parameter in model.named_parameters()
-        if "parametrizations." not in name or name.endswith(".original")
+        if name.endswith(".original") or not ("parametrizations." in name or name.endswith(COMPRESSION))
     }
     return {**weights, **statistics}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ __all__ = [
     "hardtanh",
     "layer_norm",
     "leaky_relu",
+    "line_of_hardsigmoid",
     "max_pool",
     "mean",
     "pair",
@@ -83,6 +85,17 @@ def hardtanh(
 def hardsigmoid(graph: GraphBuilder, x: Value, inplace: bool = False) -> Value:
     """clip(x/6 + 1/2, 0, 1)."""
     return Value(graph.add("HardSigmoid", graph.real(x), alpha=1.0 / 6.0, beta=0.5))
+
+
+def line_of_hardsigmoid(graph: GraphBuilder, x: Value) -> Value:
+    """x/6 + 1/2 of codes, for a quantizer behind it that clips to [0, 1]: x with a sixth of its step, and a sum.
+
+    A hardsigmoid has no integer kernel, but a sum has one.
+    """
+    assert x.codes is not None
+    sixth = graph.real(Value("", x.shape, replace(x.codes, scale=x.codes.scale / 6.0)))
+    half = graph.add("DequantizeLinear", graph.constant(np.uint8(1)), graph.real(0.5), graph.constant(np.uint8(0)))
+    return Value(graph.add("Add", sixth, half))
 
 
 def silu(graph: GraphBuilder, x: Value, inplace: bool = False) -> Value:

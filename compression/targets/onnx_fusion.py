@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from ..insertion import ACTIVATION_MODULES, ACTIVATION_NAMES
 from ..quantizers import ActivationQuantizer
 
 __all__ = ["NORMS", "Fusions", "find_fusions"]
@@ -38,12 +39,17 @@ class Fusions:
     Args:
         norms: Convolution → the batch norm that alone reads it.
         absorbed: Batch norms above, and activations whose clipping the quantizer behind them repeats.
+        lines: Hardsigmoids whose clipping the quantizer behind them repeats.
         quantized: Convolutions whose output is quantized at once.
+        layers: Convolutions, linear layers and what the runtime computes with them (norm, activation, rounding) → the
+            layer's name.
     """
 
     norms: dict[fx.Node, fx.Node] = field(default_factory=dict)
     absorbed: set[fx.Node] = field(default_factory=set)
+    lines: set[fx.Node] = field(default_factory=set)
     quantized: set[fx.Node] = field(default_factory=set)
+    layers: dict[fx.Node, str] = field(default_factory=dict)
 
 
 def find_fusions(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> Fusions:
@@ -58,8 +64,9 @@ def find_fusions(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> Fusions:
         bounds = _bounds(node, module_at(node))
         quantizer = module_at(user) if user is not None else None
         if bounds and isinstance(quantizer, ActivationQuantizer) and _repeats(quantizer, bounds):
-            fusions.absorbed.add(node)
+            (fusions.lines if _is_hardsigmoid(node, module_at(node)) else fusions.absorbed).add(node)
     for node in graph.nodes:
+        _join_layer(fusions.layers, node, module_at(node))
         if not isinstance(module_at(node), nn.Conv2d):
             continue
         user = _only_user(node)
@@ -75,6 +82,18 @@ def find_fusions(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> Fusions:
     return fusions
 
 
+def _join_layer(layers: dict[fx.Node, str], node: fx.Node, module: nn.Module | None) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        layers[node] = str(node.target)
+        return
+    name = getattr(node.target, "__name__", str(node.target)).rstrip("_")
+    activation = module is None and (name in ACTIVATION_NAMES or name == "mul")
+    if activation or isinstance(module, (*NORMS, *ACTIVATION_MODULES, ActivationQuantizer)):
+        sources = {layers.get(source, "") for source in node.all_input_nodes}
+        if len(sources) == 1 and "" not in sources:
+            layers[node] = sources.pop()
+
+
 def _only_user(node: fx.Node) -> fx.Node | None:
     users = list(node.users)
     return users[0] if len(users) == 1 else None
@@ -86,6 +105,8 @@ def _bounds(node: fx.Node, module: nn.Module | None) -> tuple[float, float] | No
         return 0.0, INFINITE
     if isinstance(module, nn.Hardtanh):
         return float(module.min_val), float(module.max_val)
+    if _is_hardsigmoid(node, module):
+        return 0.0, 1.0
     if module is None and node.target is F.relu6:
         return 0.0, 6.0
     if module is not None or node.target not in _CLIP:
@@ -96,6 +117,10 @@ def _bounds(node: fx.Node, module: nn.Module | None) -> tuple[float, float] | No
     if any(isinstance(bound, fx.Node) for bound in found):
         return None
     return (low if found[0] is None else float(found[0])), (high if found[1] is None else float(found[1]))
+
+
+def _is_hardsigmoid(node: fx.Node, module: nn.Module | None) -> bool:
+    return isinstance(module, nn.Hardsigmoid) or (module is None and node.target is F.hardsigmoid)
 
 
 def _repeats(quantizer: ActivationQuantizer, bounds: tuple[float, float]) -> bool:

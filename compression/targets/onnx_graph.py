@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from ...studies.errors import TargetError
 from ..quantizers import ActivationQuantizer
+from .onnx_arithmetic import line_of_hardsigmoid
 from .onnx_builder import GraphBuilder, Value
 from .onnx_fusion import NORMS, find_fusions
 from .onnx_layers import array, batch_norm, batch_norm_affine, convolution, linear
@@ -25,13 +26,16 @@ __all__ = ["emit"]
 WITH_WEIGHTS = (nn.Conv2d, nn.Linear, nn.LayerNorm, *NORMS)
 
 
-def emit(model: nn.Module, codes: Mapping[str, LayerCodes], example: Tensor) -> ModelProto:
+def emit(
+    model: nn.Module, codes: Mapping[str, LayerCodes], example: Tensor, *, clustered: Collection[str] = ()
+) -> ModelProto:
     """Write `model` as ONNX (opset 21), the number of images left free.
 
     Args:
         model: In evaluation mode and traceable by torch.fx; activation quantizers have `bits`, `scale`, `zero_point`.
         codes: Integer codes of the weights by layer name; layers not named stay float.
         example: One image (1, C, H, W) float.
+        clustered: Names of layers whose weights take few values.
 
     Returns:
         A model with input ``images`` and output ``output`` (or ``output_0``, ``output_1``, …).
@@ -41,7 +45,7 @@ def emit(model: nn.Module, codes: Mapping[str, LayerCodes], example: Tensor) -> 
     """
     graph = _trace(model)
     shapes = _shapes(model, graph, example)
-    return _Emitter(model, codes, graph, shapes).run(tuple(example.shape[1:]))
+    return _Emitter(model, codes, clustered, graph, shapes).run(tuple(example.shape[1:]))
 
 
 class _Tracer(fx.Tracer):
@@ -91,9 +95,15 @@ class _Emitter:
     """Walks the graph once; every node becomes a `Value`, or a plain Python value such as a size."""
 
     def __init__(
-        self, model: nn.Module, codes: Mapping[str, LayerCodes], graph: fx.Graph, shapes: dict[fx.Node, Any]
+        self,
+        model: nn.Module,
+        codes: Mapping[str, LayerCodes],
+        clustered: Collection[str],
+        graph: fx.Graph,
+        shapes: dict[fx.Node, Any],
     ) -> None:
         self.modules = dict(model.named_modules())
+        self.clustered = clustered
         self.model, self.codes, self.graph, self.shapes = model, codes, graph, shapes
         self.builder = GraphBuilder()
         self.values: dict[fx.Node, Any] = {}
@@ -107,6 +117,7 @@ class _Emitter:
             elif node.op == "placeholder":
                 self.values[node] = Value("images", (1, *input_shape)) if not self.values else None
             else:
+                self.builder.layer = self.fusions.layers.get(node, "")
                 self.values[node] = _with_shape(self._node(node), self.shapes[node])
         return self.builder.model(input_shape, outputs)
 
@@ -116,6 +127,8 @@ class _Emitter:
             kwargs = {key: self._argument(argument) for key, argument in node.kwargs.items()}
             if node in self.fusions.absorbed:
                 return args[0]
+            if node in self.fusions.lines and args[0].codes is not None:
+                return line_of_hardsigmoid(self.builder, args[0])
             if node.op == "call_module":
                 return self._module(node, self.modules[str(node.target)], *args, **kwargs)
             if node.op == "get_attr":
@@ -145,13 +158,15 @@ class _Emitter:
             return convolution(
                 *(graph, x, weight, bias),
                 codes=self.codes.get(name),
+                clustered=name in self.clustered,
                 norm=affine,
                 integer=node in self.fusions.quantized,
                 **attributes,
             )
         if isinstance(module, nn.Linear):
             bias = None if module.bias is None else array(module.bias)
-            return linear(graph, x, array(module.weight), bias, self.codes.get(name))
+            parts = {"codes": self.codes.get(name), "clustered": name in self.clustered}
+            return linear(graph, x, array(module.weight), bias, **parts)
         if isinstance(module, nn.LayerNorm):
             parts = (module.normalized_shape, module.weight, module.bias, module.eps)
             return FUNCTIONS[nn.functional.layer_norm](graph, x, *parts)

@@ -14,6 +14,7 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from .onnx_builder import GraphBuilder, Value
+from .onnx_codebook import weights
 
 if TYPE_CHECKING:
     from ..candidate import LayerCodes
@@ -69,6 +70,7 @@ def convolution(
     bias: np.ndarray | None,
     *,
     codes: LayerCodes | None,
+    clustered: bool,
     norm: Affine | None,
     integer: bool,
     **attributes: Any,
@@ -81,16 +83,14 @@ def convolution(
         weight: (out, in/groups, kH, kW) float.
         bias: (out,) float or None.
         codes: Integer codes of the weights, None to keep them float.
+        clustered: Whether float weights take few values.
         norm: Batch norm to apply after the convolution, None for none.
         integer: Whether the output is quantized at once, so that an integer kernel can take the layer.
         attributes: Attributes of the ONNX node.
     """
     if codes is None:
         # Folding into float weights would give a clustered layer a codebook per channel; the runtime folds on loading.
-        inputs = [graph.real(x), graph.constant(weight, np.float32)]
-        if bias is not None:
-            inputs.append(graph.constant(bias, np.float32))
-        y = Value(graph.add("Conv", *inputs, **attributes))
+        y = Value(graph.add("Conv", *_float_inputs(graph, x, weight, bias, clustered), **attributes))
         return y if norm is None else batch_norm(graph, y, norm)
     integers, scale, shift = fold(codes, bias, norm)
     write = _integer_inputs if integer and x.codes is not None else _computed_inputs
@@ -98,14 +98,18 @@ def convolution(
 
 
 def linear(
-    graph: GraphBuilder, x: Value, weight: np.ndarray, bias: np.ndarray | None, codes: LayerCodes | None
+    graph: GraphBuilder,
+    x: Value,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    *,
+    codes: LayerCodes | None,
+    clustered: bool,
 ) -> Value:
-    """y = x·Wᵀ + b over the last dimension; weight (out, in), bias (out,) or None."""
+    """y = x·Wᵀ + b over the last dimension; weight (out, in), bias (out,) or None; see `convolution`."""
     flat = len(x.shape) == 2
     if codes is None:
-        inputs = [graph.real(x), graph.constant(weight if flat else weight.T, np.float32)]
-        if bias is not None:
-            inputs.append(graph.constant(bias, np.float32))
+        inputs = _float_inputs(graph, x, weight if flat else weight.T, bias, clustered)
     else:
         integers, scale, shift = fold(codes, bias, None)
         write = _integer_inputs if x.codes is not None else _computed_inputs
@@ -132,14 +136,22 @@ def fold(
     return integers, folded.astype(np.float32), shift
 
 
+def _float_inputs(
+    graph: GraphBuilder, x: Value, weight: np.ndarray, bias: np.ndarray | None, clustered: bool
+) -> list[str]:
+    weight = np.ascontiguousarray(weight, dtype=np.float32)
+    stored = weights(graph, weight) if clustered else graph.constant(weight)
+    return [graph.shielded(x), stored, *([] if bias is None else [graph.constant(bias, np.float32)])]
+
+
 def _computed_inputs(
     graph: GraphBuilder, x: Value, integers: np.ndarray, scale: np.ndarray, bias: np.ndarray | None, axis: int
 ) -> list[str]:
     """x, the weights as a constant expression of their codes (computed once, on loading) and a float bias."""
     along = [-1 if place == axis else 1 for place in range(integers.ndim)] if scale.ndim else []
-    real = graph.add("Cast", graph.constant(integers), to=TensorProto.FLOAT)
+    real = graph.add("Cast", weights(graph, integers), to=TensorProto.FLOAT)
     weight = graph.add("Mul", real, graph.constant(scale.reshape(along)))
-    return [graph.real(x), weight, *([] if bias is None else [graph.constant(bias, np.float32)])]
+    return [graph.shielded(x), weight, *([] if bias is None else [graph.constant(bias, np.float32)])]
 
 
 def _integer_inputs(
@@ -161,7 +173,8 @@ def _integer_inputs(
 
 def _dequantize(graph: GraphBuilder, integers: np.ndarray, step: str, shape: tuple[int, ...], axis: int) -> str:
     zero = graph.constant(np.zeros(shape, integers.dtype))
-    return graph.add("DequantizeLinear", graph.constant(integers), step, zero, **({"axis": axis} if shape else {}))
+    stored = weights(graph, integers) if integers.dtype == np.int8 else graph.constant(integers)
+    return graph.add("DequantizeLinear", stored, step, zero, **({"axis": axis} if shape else {}))
 
 
 def _room_for_bias(

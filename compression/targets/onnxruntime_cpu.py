@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from ..candidate import Candidate
 
-__all__ = ["OnnxRuntimeCPU", "open_session"]
+__all__ = ["OnnxRuntimeCPU", "open_session", "session_options"]
 
 FILE = "model.onnx"
 RUN_BATCH = 128
 
 
-def open_session(path: Path, *, threads: int) -> Any:
-    """An ONNX Runtime session with every optimisation, `threads` threads and no spinning.
+def session_options(*, threads: int) -> Any:
+    """Options of an ONNX Runtime session with every optimisation, `threads` threads and no spinning.
 
     Spinning threads would take the processor from other trials and from the model measured beside this one.
     """
@@ -41,11 +41,25 @@ def open_session(path: Path, *, threads: int) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def open_session(path: Path, *, threads: int) -> Any:
+    """An ONNX Runtime session with `session_options`."""
+    import onnxruntime
+
+    options = session_options(threads=threads)
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's exceptions share no base but this
         reason = str(error).splitlines()[0]
         raise TargetError(f"`target` onnxruntime-cpu must be able to load {path.name}; {reason}") from error
+
+
+def _shipped_as_float(candidate: Candidate) -> set[str]:
+    """Layers whose simulated weights are shipped as floats, as a model is before it is converted to integers."""
+    parts = {name: plan.quantization for name, plan in candidate.plan.layers.items()}
+    return {name for name, part in parts.items() if part is not None and part.export == "float"}
 
 
 class OnnxRuntimeCPU(Target):
@@ -87,13 +101,24 @@ class OnnxRuntimeCPU(Target):
 
     def export(self, candidate: Candidate, folder: Path, example: Tensor) -> Artefact:
         """Write ``model.onnx``; equal candidates give equal bytes."""
+        import onnx
+        import onnxruntime
+
         from .onnx_graph import emit
 
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / FILE
-        model = emit(candidate.model, candidate.codes, example)
+        as_float = _shipped_as_float(candidate)
+        codes = {name: layer for name, layer in candidate.codes.items() if name not in as_float}
+        clustered = candidate.codebooks.keys() - as_float
+        model = emit(candidate.model, codes, example, clustered=clustered)
         path.write_bytes(model.SerializeToString(deterministic=True))
-        details = {"input_shape": list(example.shape[1:]), "opset": model.opset_import[0].version}
+        details = {
+            "input_shape": list(example.shape[1:]),
+            "opset": model.opset_import[0].version,
+            "ir_version": model.ir_version,
+            "versions": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+        }
         return Artefact(self.name, path, file_bytes(path), zipped_bytes(path), details)
 
     def run(self, artefact: Artefact, images: np.ndarray) -> np.ndarray:

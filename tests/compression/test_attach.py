@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch import nn
 from forgefront.compression.attach import attach
 from forgefront.compression.pruning import latent_weight
 from forgefront.compression.quantizers import ActivationQuantizer, dequantize, quantize_weight
-from forgefront.spaces.plan import Clustering, LayerPlan, Pruning, Quantization, TrialPlan
+from forgefront.spaces.plan import Clustering, LayerPlan, Pruning, Quantization, Stages, TrialPlan
 from forgefront.studies.seeds import Seed
 
 EVERYTHING = {
@@ -187,8 +189,11 @@ def test_equal_seeds_give_equal_models(case, uniform_plan) -> None:
     ("name", "layer", "message"),
     [
         ("nowhere", LayerPlan(), "`plan.layers` must name layers of the model; found 'nowhere'"),
-        ("conv1", LayerPlan(Pruning(0.5, "2:4")), "`structure` of conv1 must be weight or filter"),
-        ("conv1", LayerPlan(Pruning(0.5, mask="learned")), "`mask` of conv1 must be magnitude"),
+        (
+            "linear",
+            LayerPlan(Pruning(0.0, "filter", "learned", target=0.5, strength=1.0)),
+            "`structure` of linear must",
+        ),
         ("linear", LayerPlan(Pruning(0.5, "filter")), "`structure` of linear must be weight"),
     ],
 )
@@ -214,3 +219,85 @@ def test_modes_are_left_as_they_were(case, uniform_plan) -> None:
     attached = attach(model, plan, digits.layers, digits.images(1), seed=Seed(0))
     assert attached.model.training
     assert all(module.training == training for module, training in modes.items())
+
+
+def test_stages_of_the_plan_come_before_the_studys(case, uniform_plan) -> None:
+    digits = case("digits_cnn")
+    stages = Stages(prune_start=0.1, prune_end=0.3, cluster=0.5, quantize=0.7)
+    plan = dataclasses.replace(uniform_plan(digits.layers, **EVERYTHING), stages=stages)
+    attached = attach(digits.model(), plan, digits.layers, digits.images(1), start=0.8, end=0.9, seed=Seed(0))
+    optimizer = torch.optim.SGD(attached.parameters(), 0.05, momentum=0.9)
+    (first, *_), (_, cluster), (_, bits) = (
+        attached.weight_masks,
+        attached.clusters[0][1:],
+        attached.weight_quantizers[0],
+    )
+    seen = []
+    for step in range(10):
+        attached.set_progress(step / 10)
+        removed = int((~first.masked[0].simulator.keep).sum())
+        seen.append((removed, cluster.enabled, bits.enabled, first.masked[0].simulator.keep.clone()))
+        optimizer.zero_grad()
+        attached.model(digits.images(4, seed=step)).square().sum().backward()
+        optimizer.step()
+        attached.after_step()
+    total = first.masked[0].latent().numel()
+    assert [removed for removed, *_ in seen[:3]] == [0, 0, int(0.6 * total * 7 / 8)]
+    assert all(removed == int(0.6 * total) for removed, *_ in seen[3:])
+    assert all(torch.equal(keep, seen[3][3]) for *_, keep in seen[3:])
+    assert [seeded for _, seeded, *_ in seen].index(True) == 5
+    assert [simulated for *_, simulated, _ in seen].index(True) == 7
+
+
+def test_bits_may_come_first_and_clusters_last(case, uniform_plan) -> None:
+    digits = case("digits_cnn")
+    plan = dataclasses.replace(uniform_plan(digits.layers, **EVERYTHING), stages=Stages(0.0, 0.5, 1.0, 0.0))
+    attached = attach(digits.model(), plan, digits.layers, digits.images(1), seed=Seed(0))
+    attached.set_progress(0.0)
+    assert all(simulator.enabled for _, simulator in attached.weight_quantizers)
+    attached.set_progress(0.99)
+    assert not any(cluster.enabled for _, _, cluster in attached.clusters)
+    attached.finalize([digits.images(4)])
+    assert all(cluster.enabled for _, _, cluster in attached.clusters)
+
+
+@pytest.mark.parametrize("clusters", [None, Clustering(2), Clustering(5, "channel", "sum", 0)])
+def test_patterns_are_exact_where_inputs_suffice_and_noted_where_not(case, uniform_plan, clusters) -> None:
+    digits = case("digits_cnn")
+    plan = TrialPlan({layer.name: LayerPlan(Pruning(0.5, "2:4"), clusters) for layer in digits.layers})
+    attached = digits.trained(plan, steps=5)
+    dense = {line.split(":")[0] for line in attached.deviations if "dense instead of 2:4" in line}
+    assert dense == {layer.name for layer in digits.layers if layer.weight_shape[1] < 4}
+    assert any(layer.kind == "depthwise" for layer in digits.layers if layer.name in dense)
+    for layer in digits.layers:
+        weight = attached.source.get_submodule(layer.name).weight.detach()
+        if layer.name in dense:
+            assert clusters is not None or (weight != 0).all()
+            continue
+        for group in weight.split(4, dim=1):
+            assert ((group != 0).sum(dim=1) <= -(-2 * group.shape[1] // 4)).all()
+            # clusters may put further weights to the pinned zero
+            assert clusters is not None or ((group != 0).sum(dim=1) == -(-2 * group.shape[1] // 4)).all()
+        if clusters is not None:
+            rows = [weight] if clusters.per == "layer" else list(weight)
+            assert max(len(torch.unique(row)) for row in rows) <= clusters.clusters
+
+
+def test_patterns_of_inputs_that_do_not_divide_say_what_the_rest_keeps(case) -> None:
+    resnet = case("resnet20")
+    plan = TrialPlan({"layer1.0.conv1": LayerPlan(Pruning(1 - 3 / 7, "3:7"))})
+    model = resnet.model()
+    attached = attach(model, plan, resnet.layers, resnet.images(1), seed=Seed(0))
+    assert attached.deviations == ["layer1.0.conv1: not all groups are 3:7, the last 2 of 16 inputs keep 1"]
+    attached.set_progress(1.0)
+    kept = (model.layer1[0].conv1.weight != 0).sum(dim=1)
+    assert (kept == 3 + 3 + 1).all()
+
+
+def test_the_plans_clustering_reaches_the_codebooks(case, uniform_plan) -> None:
+    digits = case("digits_cnn")
+    plan = uniform_plan(digits.layers, clustering=Clustering(256, "channel", "sum", 3))
+    attached = digits.trained(plan, steps=2)
+    for _, module, cluster in attached.clusters:
+        assert (cluster.clusters, cluster.per, cluster.gradient, cluster.lloyd_iterations) == (256, "channel", "sum", 3)
+        assert torch.isfinite(module.weight).all()

@@ -93,3 +93,28 @@ def test_it_passes_weights_until_seeded_and_repeats_for_a_seed() -> None:
     assert torch.equal(first(weight), second(weight))
     assert len(torch.unique(first(weight))) == 4
     assert not torch.equal(first.codebook(), other.codebook())
+
+
+@pytest.mark.parametrize("clusters", [2, 3, 256])
+@pytest.mark.parametrize("per", ["layer", "channel"])
+def test_a_pinned_zero_counts_among_any_number_of_values(clusters: int, per: str) -> None:
+    for weight in (random_weight(4, 9), torch.zeros(4, 9), torch.ones(4, 9), -random_weight(4, 9).abs()):
+        weight[:, ::2] = 0.0
+        cluster = ClusterWeight(weight, clusters, per=per, zeros="pinned")
+        cluster.seed(weight, Seed(3))
+        simulated = cluster(weight)
+        assert torch.isfinite(simulated).all()
+        assert (simulated[weight == 0] == 0).all()
+        for row in [simulated] if per == "layer" else list(simulated):
+            assert len(torch.unique(row)) <= clusters
+
+
+def test_the_codebooks_gradient_is_the_derivative_where_assignments_stay() -> None:
+    rows, codebook = random_weight(2, 40).double(), random_weight(2, 5).double().requires_grad_()
+    torch.autograd.gradcheck(lambda entries: look_up(rows, entries).square(), codebook)
+    sizes = torch.zeros(2, 5, dtype=torch.float64).scatter_add_(1, assign(rows, codebook), torch.ones_like(rows))
+    summed, mean = (
+        torch.autograd.grad(look_up(rows, codebook, gradient=kind).square().sum(), codebook)[0]
+        for kind in ("sum", "mean")
+    )
+    assert torch.allclose(mean * sizes, summed)

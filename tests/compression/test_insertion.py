@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from forgefront.compression.bias_grid import round_biases
+from forgefront.compression.candidate import LayerCodes
 from forgefront.compression.insertion import insert_activation_quantizers
-from forgefront.compression.quantizers import ActivationQuantizer
+from forgefront.compression.quantizers import ActivationQuantizer, quantize_weight
 from forgefront.spaces.plan import LayerPlan, Quantization, TrialPlan
 from forgefront.studies.errors import ModelError
 
@@ -112,12 +114,81 @@ def test_branches_products_and_functional_dropout() -> None:
     plan = TrialPlan({name: LayerPlan(quantization=Quantization()) for name in ("left", "right", "gate", "head")})
     traced = insert_activation_quantizers(model, plan, example)
     nodes = {name.removeprefix("activation_quantizers.") for name in quantizers(traced)}
-    assert nodes == {"truediv", "relu", "hardswish", "cat", "sigmoid", "mul", "mean"}
+    assert nodes == {
+        *("truediv", "relu", "right", "hardswish_gate", "hardswish_product"),
+        *("cat", "gate", "sigmoid", "mul", "mean"),
+    }
     torch.manual_seed(0)
     images = torch.rand(4, 3, 4, 4)
     assert not torch.equal(traced(images), traced(images))
     traced.eval()
-    assert torch.equal(traced(images), model.eval()(images))
+    assert torch.allclose(traced(images), model.eval()(images), atol=1e-6)
+
+
+ACTIVATIONS = {
+    "relu": (nn.ReLU(), []),
+    "relu6": (nn.ReLU6(), []),
+    "leaky relu": (nn.LeakyReLU(), ["norm"]),
+    "gelu": (nn.GELU(), ["norm"]),
+    "sigmoid": (nn.Sigmoid(), ["norm"]),
+    "hardsigmoid": (nn.Hardsigmoid(), ["norm"]),
+    "silu": (nn.SiLU(), ["activation_gate", "norm"]),
+    "hardswish": (nn.Hardswish(), ["activation_gate", "norm"]),
+}
+
+
+class Chain(nn.Module):
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm, self.activation = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), activation
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.activation(self.norm(self.conv(x))))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_what_a_kernel_hands_to_its_activation_has_eight_bits_and_what_goes_on_the_planned(name) -> None:
+    activation, inner = ACTIVATIONS[name]
+    plan = TrialPlan({layer: LayerPlan(quantization=Quantization("aware", 8, 4)) for layer in ("conv", "head")})
+    found = quantizers(insert_activation_quantizers(Chain(activation), plan, torch.rand(1, 3, 4, 4)))
+    bits = {path.removeprefix("activation_quantizers."): module.bits for path, module in found.items()}
+    last = "activation_product" if "activation_gate" in inner else "activation"
+    assert bits == {"x": 8, **dict.fromkeys(inner, 8), last: 4}
+
+
+def test_gates_of_float_layers_stay_as_they_are() -> None:
+    plan = TrialPlan({"head": LayerPlan(quantization=Quantization("aware", 8, 8))})
+    traced = insert_activation_quantizers(Chain(nn.SiLU()), plan, torch.rand(1, 3, 4, 4))
+    assert any(isinstance(module, nn.SiLU) for module in traced.modules())
+    assert quantizers(traced) == {}
+
+
+class Moves(nn.Module):
+    """Everything between the two layers only moves values or takes their maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.pool = nn.Conv2d(3, 8, 3), nn.AdaptiveMaxPool2d(2)
+        self.shuffle, self.second = nn.ChannelShuffle(2), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.shuffle(self.pool(torch.relu(self.first(x))))
+        return self.second(x.permute(0, 2, 3, 1).unsqueeze(1).squeeze(1).flatten(1))
+
+
+def test_what_moves_values_gets_no_quantizer_and_lets_biases_onto_the_grid() -> None:
+    model, example = Moves().eval(), torch.rand(1, 3, 6, 6)
+    plan = TrialPlan({layer: LayerPlan(quantization=Quantization("aware", 8, 8)) for layer in ("first", "second")})
+    traced = insert_activation_quantizers(model, plan, example)
+    assert {name.removeprefix("activation_quantizers.") for name in quantizers(traced)} == {"x", "relu"}
+    for quantizer in quantizers(traced).values():
+        quantizer.observe = "always"
+    traced(example)
+    for quantizer in quantizers(traced).values():
+        quantizer.freeze()
+    codes = {name: LayerCodes(*quantize_weight(traced.get_parameter(f"{name}.weight"), 8), 8) for name in plan.layers}
+    assert round_biases(traced, codes) == ["first", "second"]
 
 
 class Undecided(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from forgefront.compression.masks import MaskWeight, filter_mask, filter_norms, magnitude_mask
+from forgefront.compression.masks import MaskWeight, filter_mask, filter_norms, magnitude_mask, pattern_mask
 from forgefront.studies.seeds import Seed
 
 
@@ -76,3 +76,37 @@ def test_masked_weights_are_positive_zeros_without_gradient() -> None:
     assert not torch.signbit(masked[1]).any()
     assert weight.grad is not None
     assert weight.grad.tolist() == [[1.0, 1.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize(("kept", "of"), [(2, 4), (1, 4), (1, 2), (3, 8)])
+@pytest.mark.parametrize("shape", [(6, 16, 3, 3), (5, 24), (3, 8, 1, 1)])
+def test_a_pattern_keeps_exactly_the_largest_of_each_run_of_inputs(shape: tuple[int, ...], kept: int, of: int) -> None:
+    weight = random_weight(*shape)
+    keep = pattern_mask(weight, kept, of)
+    assert keep.shape == weight.shape
+    for mask, values in zip(keep.split(of, dim=1), weight.abs().split(of, dim=1), strict=True):
+        assert (mask.sum(dim=1) == kept).all()
+        least = values.masked_fill(~mask, torch.inf).amin(dim=1)
+        assert (values.masked_fill(mask, 0.0).amax(dim=1) <= least).all()
+
+
+def test_inputs_left_over_keep_their_share_rounded_up() -> None:
+    keep = pattern_mask(random_weight(4, 11, 3, 3), 2, 4)
+    assert (keep[:, :4].sum(dim=1) == 2).all()
+    assert (keep[:, 8:].sum(dim=1) == 2).all()
+    assert pattern_mask(torch.zeros(2, 5), 1, 4).tolist() == [[False, False, False, True, True]] * 2
+
+
+def test_a_pattern_grows_from_its_smallest_and_never_leaves_itself() -> None:
+    weight = random_weight(8, 12, 3, 3)
+    final = pattern_mask(weight, 2, 4)
+    keep = torch.ones_like(final)
+    for share in (0.0, 0.3, 0.7, 0.95, 1.0):
+        grown = pattern_mask(weight * keep, 2, 4, share=share)
+        assert int((~grown).sum()) == int(share * 432 + 1e-9)
+        assert not (final & ~grown).any()
+        assert not (grown & ~keep).any()
+        gone, left = weight.abs()[~grown & ~final], weight.abs()[grown & ~final]
+        assert not gone.numel() or not left.numel() or gone.max() <= left.min()
+        keep = grown
+    assert torch.equal(keep, final)

@@ -19,7 +19,7 @@ from forgefront.objectives.latency import Latency
 from forgefront.objectives.score import derive_all, measure_all
 from forgefront.objectives.size import CompressionRatio, MACs, count_macs
 from forgefront.spaces.plan import TrialPlan
-from forgefront.studies.errors import InputError, StudyFileError
+from forgefront.studies.errors import InputError, RunError, StudyFileError
 from forgefront.studies.registry import names, resolve, validate_options
 
 
@@ -196,6 +196,31 @@ def test_compression_ratio_is_control_over_candidate() -> None:
     score = CompressionRatio().derive(trial, control)
     assert score.value == 10.0
     assert score.details["unzipped_ratio"] == 2.5
+    assert score.details["packed_ratio"] is None
+
+
+def test_compression_ratio_of_packed_candidates() -> None:
+    control = {
+        "target": "onnxruntime-cpu",
+        "bytes": 1000,
+        "zipped_bytes": 900,
+        "packed_bytes": 990,
+        "shannon_bytes": 960.0,
+    }
+    trial = {"target": "onnxruntime-cpu", "bytes": 400, "zipped_bytes": 90, "packed_bytes": 66, "shannon_bytes": 48.0}
+    ratios = {"zipped_ratio": 10.0, "unzipped_ratio": 2.5, "packed_ratio": 15.0, "shannon_ratio": 20.0}
+    sizes = {"zipped_bytes": 90, "packed_bytes": 66, "shannon_bytes": 48.0}
+    for of, value in (("zipped", 10.0), ("packed", 15.0)):
+        assert CompressionRatio(of=of).derive(control, control).value == 1.0
+        score = CompressionRatio(of=of).derive(trial, control)
+        assert score.value == value
+        assert score.details == ratios | sizes
+    without = {"target": "onnxruntime-cpu", "bytes": 400, "zipped_bytes": 90}
+    assert CompressionRatio().derive(without, control).details["packed_ratio"] is None
+    with pytest.raises(RunError, match="`of` must be zipped"):
+        CompressionRatio(of="packed").derive(without, control)
+    with pytest.raises(InputError, match="`of` must be zipped or packed; found 'tar'"):
+        CompressionRatio(of="tar")
 
 
 def latency_raw(speedup: float, low: float, high: float, *, against_itself: bool = False) -> dict[str, Any]:

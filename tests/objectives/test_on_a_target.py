@@ -15,7 +15,7 @@ from forgefront.compression.targets.onnxruntime_cpu import OnnxRuntimeCPU
 from forgefront.objectives.base import Subject
 from forgefront.objectives.latency import Latency
 from forgefront.objectives.score import derive_all, measure_all
-from forgefront.objectives.size import CompressionRatio
+from forgefront.objectives.size import CompressionRatio, MACs
 from forgefront.spaces.plan import TrialPlan
 
 
@@ -50,5 +50,11 @@ def test_a_sparse_file_is_several_times_smaller_and_timed_beside_its_control(
     scores = derive_all(objectives, raws, control_raws)
     assert scores["compression_ratio"].value > 3.0
     assert scores["compression_ratio"].details["unzipped_ratio"] == pytest.approx(1.0, abs=0.01)
+
+    packed = CompressionRatio(of="packed").derive(raws["compression_ratio"], control_raws["compression_ratio"])
+    assert packed.value == scores["compression_ratio"].details["packed_ratio"] > 3.0
+    assert raws["compression_ratio"]["packed_bytes"] < raws["compression_ratio"]["zipped_bytes"]
+    assert MACs().measure(as_trial) == MACs().measure(as_control)
+
     assert scores["latency"].value == pytest.approx(1.0 / raws["latency"]["speedup"])
     assert scores["latency"].details["latency_ms"] == raws["latency"]["latency_ms"]

@@ -175,7 +175,7 @@ RUN_CASES: list[tuple[str, Callable[[Path], object], list[str], str]] = [
     ("no database", lambda run: (run / "study.db").unlink(), ["front"], "study.db"),
     ("no database, resumed", lambda run: (run / "study.db").unlink(), ["resume"], "another URL"),
     ("no control, more trials", lambda run: shutil.rmtree(run / "trials" / "0"), ["resume", "--trials", "6"], "control"),
-    ("a damaged candidate", overwrite("trials/1/weights.safetensors", b"hello"), ["deploy", "--trial", "1", "--out", "bundle"], "damaged"),
+    ("a damaged candidate", overwrite("trials/1/packed.safetensors", b"hello"), ["deploy", "--trial", "1", "--out", "bundle"], "damaged"),
     ("a damaged description", overwrite("trials/1/candidate.json", b"{}"), ["deploy", "--trial", "1", "--out", "bundle"], "damaged"),
     ("no study file", lambda run: (run / "study.toml").unlink(), ["resume"], "study.toml"),
     ("a damaged study file", overwrite("study.toml", b"[study"), ["resume"], "study.toml"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -12,9 +13,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from forgefront import load_bundle, load_run
+from forgefront.compression.candidate import load_candidate, save_candidate
+from forgefront.compression.layer_codes import LayerCodes
+from forgefront.compression.packing import packed_sizes, read_packed
 from forgefront.search.deploy import deploy
 from forgefront.search.trial import TrialContext
 from forgefront.search.validate import validate
@@ -74,6 +78,36 @@ def test_the_card_states_the_test_accuracy(bundle: Path) -> None:
     assert f"{accuracy:.2%}" in (bundle / "card.md").read_text()
 
 
+def test_the_torch_side_is_packed_and_its_size_stated(finished_run: Path, bundle: Path) -> None:
+    metrics, card = json.loads((bundle / "metrics.json").read_text()), (bundle / "card.md").read_text()
+    sizes = packed_sizes(TrialContext(finished_run, 1, load_run(finished_run).study).candidate(2))
+    assert metrics["packed_bytes"] == sizes.total_bytes == (bundle / "model.safetensors").stat().st_size
+    assert metrics["shannon_bytes"] == round(sizes.shannon_bytes) < metrics["packed_bytes"]
+    assert metrics["onnx_bytes"] == (bundle / "model.onnx").stat().st_size
+    assert metrics["packed_bytes"] < metrics["onnx_zipped_bytes"]
+    for key in ("packed_bytes", "onnx_zipped_bytes", "shannon_bytes"):
+        assert f"| {metrics[key]:,} |" in card
+
+
+def test_a_bundle_of_plain_weights_loads_as_before(bundle: Path, tmp_path: Path) -> None:
+    plan = json.loads((bundle / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps(plan | {"version": 1}))
+    save_file(read_packed(bundle / "model.safetensors").state, tmp_path / "model.safetensors")
+    images = torch.rand(4, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(load_bundle(tmp_path)(images), load_bundle(bundle)(images))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"hello", lambda data: data[:-1] + b"~", None])
+def test_damaged_weights_of_a_bundle_are_told_in_one_line(bundle: Path, tmp_path: Path, damage) -> None:
+    (tmp_path / "plan.json").write_bytes((bundle / "plan.json").read_bytes())
+    if damage is not None:
+        (tmp_path / "model.safetensors").write_bytes(damage((bundle / "model.safetensors").read_bytes()))
+    with pytest.raises(RunError, match=r"model\.safetensors") as caught:
+        load_bundle(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_bundle_of_user_code_runs_none_of_it(bundle: Path, tmp_path: Path) -> None:
     for path in bundle.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -93,13 +127,16 @@ def test_a_damaged_bundle_is_told_in_one_line(bundle: Path, tmp_path: Path, dama
 
 
 def test_a_bundle_that_disagrees_is_refused_and_leaves_nothing(finished_run: Path, tmp_path: Path) -> None:
-    """The candidate's codes are changed on disk, so that the exported file computes something else."""
+    """The stored codes are not those of the stored weights, so that the exported file computes something else."""
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
-    file = run / "trials" / "2" / "weights.safetensors"
-    tensors = load_file(file)
-    changed = {name: torch.flip(value, [0]) if name.startswith("codes/") else value for name, value in tensors.items()}
-    save_file({name: value.contiguous() for name, value in changed.items()}, file)
+    task = TrialContext(finished_run, 1, load_run(finished_run).study).task
+    candidate = load_candidate(run / "trials" / "2", task.build_model, task.example)
+    assert candidate.codes
+    flipped = {
+        name: LayerCodes(torch.flip(one.codes, [0]), one.scale, one.bits) for name, one in candidate.codes.items()
+    }
+    save_candidate(dataclasses.replace(candidate, codes=flipped), run / "trials" / "2")
     with pytest.raises(ParityError, match="equal predictions"):
         deploy(load_run(run), 2, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

@@ -12,10 +12,17 @@ import pytest
 
 from forgefront.studies.errors import InputError, StudyFileError
 from forgefront.studies.load import load_study, read_study_text, shipped, shipped_descriptions, study_to_toml
-from forgefront.studies.schema import Study, TrainingSection
+from forgefront.studies.schema import SpaceSection, SparsitySection, Study, TrainingSection
 from forgefront.studies.template import template
 
-SHIPPED = ["cifar10-resnet20-adversarial", "cifar10-resnet20-naturalistic", "digits", "digits-adversarial"]
+SHIPPED = [
+    "castro-techniques",
+    "cifar10-resnet20-adversarial",
+    "cifar10-resnet20-naturalistic",
+    "digits",
+    "digits-adversarial",
+    "digits-techniques",
+]
 
 
 def dumped(study: Study) -> dict[str, Any]:
@@ -70,18 +77,20 @@ def test_the_template_keeps_a_valid_name() -> None:
 
 def test_the_template_mentions_every_key() -> None:
     text = template("x")
-    for key in [*TrainingSection.model_fields, *Study.model_fields]:
+    sections = (TrainingSection, Study, SpaceSection, SparsitySection)
+    for key in [key for section in sections for key in section.model_fields]:
         assert key in text
 
 
 def test_the_examples_that_the_template_comments_out_are_valid_too() -> None:
-    # `method`, `epsilon` and `attack_steps` belong to another regime; `weights` to another split
+    # `method`, `epsilon` and `attack_steps` belong to another regime; `weights` to another split; `techniques` to
+    # another space
     lines = []
     for line in template("x").splitlines():
         body = line.removeprefix("# ")
         key = body.partition(" = ")[0]
         example = line.startswith("# ") and " = " in body and key.isidentifier()
-        foreign = key in ("method", "epsilon", "attack_steps", "weights", "root", "engine", "url")
+        foreign = key in ("method", "epsilon", "attack_steps", "weights", "root", "engine", "url", "techniques")
         lines.append(body if example and not foreign else line)
     assert lines.count(
         "imbalance = 1.0                # make the training images long-tailed: most ÷ fewest images of a class"
@@ -89,6 +98,8 @@ def test_the_examples_that_the_template_comments_out_are_valid_too() -> None:
     study = read("\n".join(lines))
     assert study.training.gradient_clip == 1.0
     assert study.space.class_weight_scale is not None
+    assert study.space.sparsity is not None
+    assert study.space.sparsity.mask == ["magnitude", "learned"]
 
 
 def test_defaults_follow_the_regime() -> None:

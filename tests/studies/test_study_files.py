@@ -54,6 +54,9 @@ seeds = 2
 trials = 8
 """
 
+LEARNED, TARGET = 'mask = ["magnitude", "learned"]', "target = { low = 0.3, high = 0.9 }"
+STRENGTH = "strength = { low = 1, high = 9 }"
+
 BAD = [
     # values
     ('name = "small"', 'name = "my study"', "study.name", '"my study"', '"my-study"'),
@@ -94,7 +97,35 @@ BAD = [
     ('clusters = ["none", 16]', 'clusters = ["no", 16]', "space.clusters[0]", '"no"', '"none"'),
     ("high = 0.8", "high = 1.0", "space.sparsity.high", "1.0", None),
     ('["weight", "filter"]', '["filters"]', "space.sparsity.structure[0]", '"filters"', '"filter"'),
-    ('["weight", "filter"]', '["2:4"]', "space.sparsity.structure[0]", '"2:4"', '"weight"'),
+    ('["weight", "filter"]', '["4:2"]', "space.sparsity.structure[0]", '"4:2"', '"2:4"'),
+    ('["weight", "filter"]', '["weight", "0:4"]', "space.sparsity.structure[1]", '"0:4"', '"2:4"'),
+    ('["weight", "filter"]', '["4:4"]', "space.sparsity.structure[0]", '"4:4"', '"2:4"'),
+    ('["weight", "filter"]', '["2:64"]', "space.sparsity.structure[0]", '"2:64"', '"2:4"'),
+    ("high = 0.8", 'high = 0.8, structure_per = "layer"', "space.sparsity.structure_per", '"layer"', None),
+    ("high = 0.8", 'high = 0.8, scope = "globl"', "space.sparsity.scope", '"globl"', '"global"'),
+    ("high = 0.8", 'high = 0.8, cost = "macs"', "space.sparsity.cost", '"macs"', None),
+    ("high = 0.8", 'high = 0.8, mask = ["lerned"]', "space.sparsity.mask[0]", '"lerned"', '"learned"'),
+    ("high = 0.8", 'high = 0.8, mask = "learned"', "space.sparsity.mask", '"learned"', '["learned"]'),
+    ("high = 0.8", "high = 0.8, mask = []", "space.sparsity.mask", "[]", None),
+    (
+        "high = 0.8",
+        'high = 0.8, mask = ["magnitude", "magnitude"]',
+        "space.sparsity.mask",
+        '["magnitude", "magnitude"]',
+        '["magnitude"]',
+    ),
+    ('clusters = ["none", 16]', 'clusters = [16]\nclusters_per = "row"', "space.clusters_per", '"row"', None),
+    ("activation_bits = [8]", 'quantization = "awre"', "space.quantization", '"awre"', '"aware"'),
+    ("activation_bits = [8]", 'quantization = ["aware", "pst"]', "space.quantization[1]", '"pst"', '"post"'),
+    ("activation_bits = [8]", "quantization = []", "space.quantization", "[]", None),
+    ("activation_bits = [8]", 'scales = ["learnt"]', "space.scales[0]", '"learnt"', '"learned"'),
+    (
+        "activation_bits = [8]",
+        'scales = ["range", "range"]',
+        "space.scales",
+        '["range", "range"]',
+        '["range"]',
+    ),
     ('["weight", "filter"]', '["weight", "weight"]', "space.sparsity.structure", '["weight", "weight"]', '["weight"]'),
     ("trials = 8", "trials = 8\nworkers = 0", "search.workers", "0", "1"),
     ("trials = 8", "trials = 8\ntimeout = 0", "search.timeout", "0", None),
@@ -141,6 +172,87 @@ BAD = [
         "space.class_weight_scale",
         "{ low = 0.0, high = 1.0 }",
         'class_weighting = "inverse"',
+    ),
+    ("high = 0.8", "high = 0.8, target = { high = 0.5 }", "space.sparsity.target", "{ low = 0.0", 'mask = ["learned"]'),
+    (
+        "high = 0.8",
+        "high = 0.8, strength = { high = 2 }",
+        "space.sparsity.strength",
+        "{ low = 0.0",
+        'mask = ["learned"]',
+    ),
+    ("high = 0.8", 'high = 0.8, cost = "parameters"', "space.sparsity.cost", '"parameters"', 'mask = ["learned"]'),
+    ("high = 0.8", f"high = 0.8, {LEARNED}, {STRENGTH}", "space.sparsity.target", "nothing", None),
+    ("high = 0.8", f"high = 0.8, {LEARNED}, {TARGET}", "space.sparsity.strength", "nothing", None),
+    (
+        "high = 0.8",
+        f"high = 0.8, {LEARNED}, {STRENGTH}, target = {{ high = 0.5 }}",
+        "space.sparsity.target.low",
+        "0.0",
+        None,
+    ),
+    (
+        "high = 0.8",
+        f"high = 0.8, {LEARNED}, {STRENGTH}, target = {{ low = 0.5, high = 1.5 }}",
+        "space.sparsity.target.high",
+        "1.5",
+        "1.0",
+    ),
+    (
+        "high = 0.8",
+        f"high = 0.8, {LEARNED}, {TARGET}, strength = {{ high = 5 }}",
+        "space.sparsity.strength.low",
+        "0.0",
+        None,
+    ),
+    (
+        "high = 0.8",
+        f'high = 0.8, {LEARNED}, {TARGET}, {STRENGTH}, cost = "latency"',
+        "space.sparsity.cost",
+        '"latency"',
+        '"operations"',
+    ),
+    (
+        'high = 0.8, structure = ["weight", "filter"]',
+        f'high = 0.8, structure = ["2:4"], {LEARNED}, {TARGET}, {STRENGTH}',
+        "space.sparsity.mask",
+        '["magnitude", "learned"]',
+        '["magnitude"]',
+    ),
+    (
+        'structure = ["weight", "filter"]',
+        'structure = ["2:4"], scope = "global"',
+        "space.sparsity.scope",
+        '"global"',
+        '"layer"',
+    ),
+    (
+        'clusters = ["none", 16]',
+        'clusters_per = "channel"',
+        "space.clusters_per",
+        '"channel"',
+        "clusters = [16]",
+    ),
+    (
+        "activation_bits = [8]",
+        'quantization = "post"\nscales = "learned"',
+        "space.scales",
+        '"learned"',
+        '"range"',
+    ),
+    (
+        "weight_bits = [8, 4]\nactivation_bits = [8]",
+        'scales = "learned"',
+        "space.scales",
+        '"learned"',
+        "weight_bits = [8]",
+    ),
+    (
+        "weight_bits = [8, 4]\nactivation_bits = [8]",
+        'quantization = ["aware", "post"]',
+        "space.quantization",
+        '["aware", "post"]',
+        "weight_bits = [8]",
     ),
     ("trials = 8", "trials = 2", "search.trials", "2", "3"),
     ("trials = 8", 'trials = 8\nworkers = 2\nengine = "serial"', "search.engine", '"serial"', '"processes"'),
@@ -253,6 +365,96 @@ def test_a_space_without_variables_allows_only_the_plans_there_are(trials: int) 
         assert line.startswith("study.toml: `search.trials` must be at most 1 when `space` has nothing to search")
     fixed = bare.replace('granularity = "layer"', "weight_bits = [8]")
     assert read_study_text(fixed, file="study.toml", check_parts=False).space.searched == []
+
+
+def techniques(chosen: str, *, more: str = "", seeds: int = 2, trials: int = 3) -> str:
+    """GOOD with a space of techniques."""
+    start, end = GOOD.index('granularity = "layer"'), GOOD.index("[[target]]")
+    text = GOOD[:start] + f"techniques = {chosen}\n{more}\n" + GOOD[end:]
+    return text.replace("seeds = 2\ntrials = 8", f"seeds = {seeds}\ntrials = {trials}")
+
+
+def test_techniques_are_all_or_a_list_of_some() -> None:
+    space = read_study_text(techniques('"all"', seeds=16, trials=17), file="study.toml", check_parts=False).space
+    assert space.techniques == [f"technique-{code}" for code in range(1, 17)]
+    assert (space.used, space.searched) == (["techniques"], ["techniques"])
+    chosen = 'techniques = ["technique-16", "technique-2"]\nexclude = ["stem.*"]'.removeprefix("techniques = ")
+    assert read_study_text(techniques(chosen), file="study.toml", check_parts=False).space.techniques == [
+        "technique-16",
+        "technique-2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "rest"),
+    [
+        (techniques('"al"'), "space.techniques", '"all" or a list of techniques; found "al". Did you mean "all"?'),
+        (
+            techniques('"technique-3"'),
+            "space.techniques",
+            '"all" or a list of techniques; found "technique-3". Did you mean ["technique-3"]?',
+        ),
+        (
+            techniques('["technique-17"]'),
+            "space.techniques[0]",
+            'technique-1 to technique-16; found "technique-17".',
+        ),
+        (
+            techniques('["technique-1", "technique 4"]'),
+            "space.techniques[1]",
+            'technique-1 to technique-16; found "technique 4". Did you mean "technique-4"?',
+        ),
+        (techniques("[7]"), "space.techniques[0]", 'technique-1 to technique-16; found 7. Did you mean "technique-7"?'),
+        (techniques("[]"), "space.techniques", "a list of 1 or more; found []."),
+        (
+            techniques('["technique-1", "technique-1"]'),
+            "space.techniques",
+            'a list without duplicates; found ["technique-1", "technique-1"]. Did you mean ["technique-1"]?',
+        ),
+        (
+            techniques('"all"', more="weight_bits = [8]"),
+            "space.weight_bits",
+            "left out when `space.techniques` is given, which settles everything; found [8].",
+        ),
+        (
+            techniques('"all"', more="sparsity = { high = 0.5 }"),
+            "space.sparsity",
+            "left out when `space.techniques` is given, which settles everything; found { low = 0.0, high = 0.5, step…",
+        ),
+        (
+            techniques('"all"', more='quantization = "post"'),
+            "space.quantization",
+            'left out when `space.techniques` is given, which settles everything; found "post".',
+        ),
+        (
+            techniques('["technique-2", "technique-4"]', trials=4),
+            "search.trials",
+            "at most 3 with these techniques (the control and 2 techniques); found 4. Did you mean 3?",
+        ),
+        (
+            techniques('["technique-2"]', seeds=1, trials=3),
+            "search.trials",
+            "at most 2 with these techniques (the control and 1 technique); found 3. Did you mean 2?",
+        ),
+    ],
+)
+def test_wrong_techniques_are_told_in_one_line(text: str, key: str, rest: str) -> None:
+    (line,) = faults(text)
+    assert line.startswith(f"study.toml: `{key}` must be {rest[:-1].rstrip('…')}")
+    assert line.endswith(rest[-1]) or "…" in rest
+
+
+def test_a_space_may_hold_every_compressor() -> None:
+    sparsity = f'sparsity = {{ high = 0.8, structure = ["weight", "filter", "2:4"], structure_per = "group", {LEARNED}'
+    old = 'sparsity = { low = 0.0, high = 0.8, structure = ["weight", "filter"] }'
+    text = changed(old, f'{sparsity}, {TARGET}, {STRENGTH} }}\nquantization = ["aware", "post"]\nscales = ["learned"]')
+    space = read_study_text(text, file="study.toml", check_parts=False).space
+    assert (space.modes, space.scalings) == (("aware", "post"), ("learned",))
+    assert space.searched == ["sparsity", "clusters", "weight_bits", "quantization"]
+    learned = changed(old, f'sparsity = {{ structure = ["filter"], {TARGET}, {STRENGTH}, mask = ["learned"] }}')
+    found = read_study_text(learned, file="study.toml", check_parts=False).space.sparsity
+    assert found is not None
+    assert (found.high, found.graded, found.varies) == (None, False, True)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,80 @@ def test_binary_records_are_label_bytes_then_planes(tmp_path):
     assert images[2, 1, 0, 3] == table[2, 2 + 1024 + 3]
 
 
+def cifar100_batch(records: int, *, number: int) -> dict[bytes, object]:
+    """A batch of the python layout: a few images of noise, each with its labels, and black ones of class 0."""
+    data = np.zeros((records, PIXELS), dtype=np.uint8)
+    fine = [99, 7, 42] + [0] * (records - 3)
+    data[:3] = noise(3, PIXELS, seed=number)
+    return {b"data": data, b"fine_labels": fine, b"coarse_labels": [label // 5 for label in fine], b"filenames": []}
+
+
+def cifar100_names() -> dict[bytes, list[bytes]]:
+    """As many names as the official ones."""
+    return {
+        f"{labels}_label_names".encode(): [f"{labels}_{number}".encode() for number in range(count)]
+        for labels, count in (("fine", 100), ("coarse", 20))
+    }
+
+
+def test_cifar100_unpacks_an_archive_that_is_there_and_reads_both_kinds_of_labels(tmp_path, monkeypatch):
+    import hashlib
+    import tarfile
+
+    from torchvision.datasets import CIFAR100
+
+    folder = tmp_path / "made" / "cifar-100-python"
+    folder.mkdir(parents=True)
+    for number, (name, records) in enumerate((("train", 50_000), ("test", 10_000))):
+        (folder / name).write_bytes(pickle.dumps(cifar100_batch(records, number=number), protocol=2))
+    (folder / "meta").write_bytes(pickle.dumps(cifar100_names(), protocol=2))
+    root = tmp_path / "data"
+    root.mkdir()
+    archive = root / CIFAR100.filename
+    with tarfile.open(archive, "w:gz", compresslevel=1) as file:
+        file.add(folder, arcname="cifar-100-python")
+    monkeypatch.setattr(CIFAR100, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    data = cifar100(root=str(root), download=True)
+    assert (len(data.train), len(data.test), data.num_classes) == (50_000, 10_000, 100)
+    assert data.train.labels[:4].tolist() == [99, 7, 42, 0]
+    assert data.class_names[42] == "fine_42"
+    assert torch.equal(data.test.images[:3], torch.from_numpy(noise(3, PIXELS, seed=1).reshape(3, 3, 32, 32)))
+    coarse = cifar100(root=str(root), labels="coarse")
+    assert coarse.num_classes == 20
+    assert coarse.train.labels[:4].tolist() == [19, 1, 8, 0]
+    assert coarse.class_names[19] == "coarse_19"
+
+
+def test_a_download_that_fails_is_one_clear_line(tmp_path, monkeypatch):
+    from torchvision.datasets import CIFAR100
+
+    monkeypatch.setattr(CIFAR100, "url", (tmp_path / "nowhere.tar.gz").as_uri())
+    with pytest.raises(DataError, match=r"`download` of file:.* failed: .* Unpack it into .* by hand") as caught:
+        cifar100(root=str(tmp_path / "data"), download=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_cifar100_in_the_official_binary_layout(tmp_path):
+    folder = tmp_path / "cifar-100-binary"
+    folder.mkdir()
+    for number, (name, records) in enumerate((("train.bin", 50_000), ("test.bin", 10_000))):
+        table = noise(3, 2 + PIXELS, seed=number)
+        table[:, 0], table[:, 1] = [19, 1, 8], [99, 7, 42]
+        table.tofile(folder / name)
+        with (folder / name).open("r+b") as file:  # the rest of the records are zeros
+            file.truncate(records * (2 + PIXELS))
+    for key, names in cifar100_names().items():
+        (folder / f"{key.decode()}.txt").write_bytes(b"\n".join([*names, b""]))
+    (folder / "coarse_label_names.txt").unlink()
+    for labels, first, name in (("fine", [99, 7, 42, 0], "fine_99"), ("coarse", [19, 1, 8, 0], "19")):
+        data = cifar100(root=str(tmp_path), labels=labels)
+        assert (len(data.train), len(data.test)) == (50_000, 10_000)
+        assert data.train.labels[:4].tolist() == data.test.labels[:4].tolist() == first
+        assert data.class_names[-1] == name
+        planes = torch.from_numpy(noise(3, 2 + PIXELS, seed=1)[:, 2:].reshape(3, 3, 32, 32))
+        assert torch.equal(data.test.images[:3], planes)
+
+
 class Bomb:
     def __reduce__(self):
         return (Path.touch, (Path("touched-by-a-pickle"),))

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from forgefront.spaces.layers import inspect_layers
 from forgefront.studies.errors import ModelError
 from forgefront.trainers.models import ImageClassifier, Normalize, build_classifier, load_weights, with_normalization
 from forgefront.trainers.models.cifar_resnet import PadShortcut, resnet20, resnet32, resnet56
 from forgefront.trainers.models.digits_cnn import digits_cnn
+from forgefront.trainers.models.small_images import mobilenetv2_cifar, resnet18_cifar, resnet50_cifar, vgg19_cifar
 from forgefront.trainers.models.torchvision_models import build, torchvision_names
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
@@ -122,7 +124,77 @@ def test_cifar_resnets_have_their_depth(part, convolutions: int) -> None:
     assert model.eval()(images(2, 3, 32, 32)).shape == (2, 7)
 
 
-@pytest.mark.parametrize("part", [digits_cnn, resnet20])
+SMALL = {
+    resnet18_cifar: ("resnet18", 11_173_962, 555_422_720),
+    resnet50_cifar: ("resnet50", 23_520_842, 1_297_829_888),
+    vgg19_cifar: ("vgg19_bn", 20_040_522, 398_136_320),
+    mobilenetv2_cifar: ("mobilenet_v2", 2_236_682, 87_976_448),
+}
+
+
+@pytest.mark.parametrize("part", SMALL)
+def test_small_image_models_are_the_published_ones(part) -> None:
+    import torchvision
+
+    name, parameters, macs = SMALL[part]
+    network = part(10)
+    layers = inspect_layers(network, (3, 32, 32))
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    assert sum(layer.macs for layer in layers) == macs
+    assert f"{parameters:,} parameters" in part.__doc__
+    assert f"{macs / 1e6:,.1f} million MACs" in part.__doc__
+    assert layers[0].output_shape[1:] == (32, 32)
+    # channels of every convolution but MobileNetV2's depthwise ones can really go
+    assert all(layer.prunable_filters for layer in layers[:-1] if layer.kind == "conv")
+    with torch.device("meta"):
+        original = {key: value.shape for key, value in torchvision.models.get_model(name).state_dict().items()}
+    differing = {key for key, value in network.state_dict().items() if original.get(key) != value.shape}
+    assert differing <= {"conv1.weight", *(f"{layers[-1].name}.{tensor}" for tensor in ("weight", "bias"))}
+
+
+def test_small_mobilenet_has_a_width() -> None:
+    narrow = mobilenetv2_cifar(7, width_mult=0.25)
+    assert narrow.features[1].conv[1].out_channels == 8
+    assert narrow.eval()(images(2, 3, 32, 32)).shape == (2, 7)
+
+
+@pytest.fixture
+def cached_mobilenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Random weights in torch's cache, under the name of torchvision's own."""
+    import torchvision
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    state = torchvision.models.mobilenet_v2().state_dict()
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    torch.save(state, folder / Path(torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1.url).name)
+    return state
+
+
+def test_pretrained_weights_load_wherever_shapes_fit(cached_mobilenet) -> None:
+    network = mobilenetv2_cifar(10, pretrained="IMAGENET1K_V1")
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, cached_mobilenet[key]) == (not key.startswith("classifier")), key
+    whole = build("mobilenet_v2", 1000, pretrained="IMAGENET1K_V1")
+    assert all(torch.equal(value, cached_mobilenet[key]) for key, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"pretrained": "COCO"}, "`pretrained` must be one of IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT for mobilenet_v2"),
+        (
+            {"pretrained": "IMAGENET1K_V1", "width_mult": 0.5},
+            r"`pretrained` weights 'IMAGENET1K_V1' of mobilenet_v2 must fit the network; found \d+ of 314 tensors",
+        ),
+    ],
+)
+def test_pretrained_refusals(cached_mobilenet, options: dict, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        mobilenetv2_cifar(10, **options)
+
+
+@pytest.mark.parametrize("part", [digits_cnn, resnet20, *SMALL])
 def test_models_are_traceable(part) -> None:
     model = build_classifier(part, 10, options={}, mean=(0.5,) * 3, std=(0.2,) * 3).eval()
     x = images(2, 3, 32, 32)

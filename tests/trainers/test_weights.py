@@ -27,15 +27,21 @@ def source() -> DigitsCNN:
     return digits_cnn(10, width=4)
 
 
+def normalization(value: float) -> dict[str, torch.Tensor]:
+    return {f"normalize.{name}": torch.full((1, 3, 1, 1), value) for name in ("mean", "std")}
+
+
 WRAPPINGS: dict[str, Callable[[dict], object]] = {
     "plain": dict,
     "state_dict": lambda state: {"epoch": 3, "state_dict": state},
     "model": lambda state: {"model": state, "optimizer": {"lr": 0.1}},
     "data parallel": lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
     "compiled": lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
-    "whole classifier": lambda state: (
-        {f"network.{key}": value for key, value in state.items()} | {"normalize.mean": torch.zeros(1, 3, 1, 1)}
-    ),
+    "whole classifier": lambda state: {f"network.{key}": value for key, value in state.items()} | normalization(0.5),
+    "wrapped classifier": lambda state: {
+        f"module.{key}": value
+        for key, value in ({f"network.{key}": value for key, value in state.items()} | normalization(0.5)).items()
+    },
     "no counters": lambda state: {key: value for key, value in state.items() if "num_batches" not in key},
 }
 
@@ -50,6 +56,25 @@ def test_what_loads(tmp_path: Path, source: DigitsCNN, wrapping: str, wrapped_mo
     )
     for key, value in source.state_dict().items():
         assert torch.equal(network.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(
+    ("mean", "found"), [((0.5, 0.5, 0.4), r"found mean \[0.5, 0.5, 0.4\], std \[0.5, 0.5, 0.5\]"), (None, "found none")]
+)
+def test_weights_trained_behind_another_normalisation_are_refused(
+    tmp_path: Path, source: DigitsCNN, prefix: str, mean: tuple[float, float, float] | None, found: str
+) -> None:
+    torch.manual_seed(2)
+    classifier = with_normalization(source, (0.25,) * 3, (0.5,) * 3)
+    torch.save({f"{prefix}{key}": value for key, value in classifier.state_dict().items()}, tmp_path / "weights.pt")
+    model = with_normalization(digits_cnn(10, width=4), mean, mean and (0.5,) * 3)
+    before = model.network.linear.weight.clone()
+    with pytest.raises(ModelError, match=rf"normalisation they were trained with; {found}. Set") as caught:
+        load_weights(model, tmp_path / "weights.pt")
+    assert "`task.model.mean = [0.25, 0.25, 0.25]` and `task.model.std = [0.5, 0.5, 0.5]`" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(model.network.linear.weight, before)
 
 
 def test_safetensors_loads(tmp_path: Path, source: DigitsCNN) -> None:

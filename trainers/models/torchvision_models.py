@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import pickle
 from typing import Any
 
 from torch import nn
 
 from ...studies.errors import ModelError
 
-__all__ = ["build", "torchvision_names"]
+__all__ = ["build", "load_pretrained", "torchvision_names"]
 
 # these two return a tuple in training unless told not to
 _AUXILIARY = {
@@ -63,11 +64,21 @@ def build(
     except (TypeError, ValueError) as error:
         raise ModelError(f"torchvision:{name} refuses its options {options}: {error}") from error
     if pretrained is not None:
-        _load_pretrained(network, name, pretrained)
+        load_pretrained(network, name, pretrained)
     return network
 
 
-def _load_pretrained(network: nn.Module, name: str, pretrained: str) -> None:
+def load_pretrained(network: nn.Module, name: str, pretrained: str) -> None:
+    """Load torchvision's weights into `network`, in place, wherever name and shape fit.
+
+    Args:
+        network: torchvision's `name`, or a variant with its module names.
+        name: torchvision's name, for example ``"resnet18"``.
+        pretrained: Name of its weights, downloaded into torch's cache.
+
+    Raises:
+        ModelError: There are no such weights, the download failed, or most of the network does not fit them.
+    """
     import torchvision
 
     offered = {weights.name: weights for weights in torchvision.models.get_model_weights(name)}
@@ -75,9 +86,15 @@ def _load_pretrained(network: nn.Module, name: str, pretrained: str) -> None:
     if pretrained not in offered:
         raise ModelError(f"`pretrained` must be one of {', '.join(offered)} for {name}; found {pretrained!r}.")
     try:
-        stored = offered[pretrained].get_state_dict(progress=False)
-    except (OSError, RuntimeError) as error:
+        stored = offered[pretrained].get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
         raise ModelError(f"`pretrained` weights {pretrained!r} of {name} could not be downloaded: {error}") from error
     own = network.state_dict()
     fitting = {key: value for key, value in stored.items() if key in own and own[key].shape == value.shape}
+    # a head or a stem of its own is meant; anything more would start from random weights unnoticed
+    if len(fitting) < 0.75 * len(own):
+        raise ModelError(
+            f"`pretrained` weights {pretrained!r} of {name} must fit the network; found {len(fitting)} of {len(own)} "
+            "tensors that do. Leave out options that change its shape, or `pretrained`."
+        )
     network.load_state_dict(fitting, strict=False)

@@ -13,6 +13,7 @@ from torch import nn
 
 from forgefront.compression.targets.onnx_graph import emit
 from forgefront.studies.errors import TargetError
+from forgefront.version import __version__
 
 MODELS = [
     "resnet18",
@@ -154,10 +155,10 @@ def test_float_weights_are_in_the_file_as_they_were_trained(candidates):
 
 def test_the_file_names_nothing_but_its_producer(candidates):
     exported = emit(candidates.seeded(lambda: Operation(nn.ReLU())), {}, candidates.images(1))
-    assert exported.producer_name == "forgefront"
+    assert (exported.producer_name, exported.producer_version) == ("forgefront", __version__)
     assert not exported.metadata_props
     assert not exported.doc_string
-    assert not any(node.doc_string or node.metadata_props or node.name for node in exported.graph.node)
+    assert not any(node.doc_string or node.metadata_props for node in exported.graph.node)
     assert exported.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 

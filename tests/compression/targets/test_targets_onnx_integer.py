@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from forgefront.compression.bias_grid import round_biases
@@ -93,17 +94,21 @@ def test_integer_weights_before_float_activations_are_dequantized_on_loading(can
 
 
 ACTIVATIONS = {
-    "ReLU6": (nn.ReLU6(), True),
-    "Hardtanh": (nn.Hardtanh(0.0, 0.4), True),
-    "SiLU": (nn.SiLU(), False),
-    "Hardswish": (nn.Hardswish(), False),
+    "ReLU6": (nn.ReLU6(), {}),
+    "Hardtanh": (nn.Hardtanh(0.0, 0.4), {}),
+    "LeakyReLU": (nn.LeakyReLU(0.1), {"QLinearLeakyRelu": 1}),
+    "Sigmoid": (nn.Sigmoid(), {"QLinearSigmoid": 1}),
+    "SiLU": (nn.SiLU(), {"QLinearSigmoid": 1, "QLinearMul": 1}),
+    "Hardsigmoid": (nn.Hardsigmoid(), {"QLinearAdd": 1}),
+    "Hardswish": (nn.Hardswish(), {"QLinearAdd": 1, "QLinearMul": 1}),
+    "GELU": (nn.GELU(), {"DequantizeLinear": 1, "Gelu": 1}),
 }
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_a_layer_is_integer_where_its_output_is_quantized_and_never_slow_elsewhere(name, bits, candidates, tmp_path):
-    activation, integer = ACTIVATIONS[name]
+def test_a_convolution_is_integer_whatever_activation_follows(name, bits, candidates, tmp_path):
+    activation, expected = ACTIVATIONS[name]
     images = candidates.images(32, 8)
 
     def build():
@@ -113,11 +118,43 @@ def test_a_layer_is_integer_where_its_output_is_quantized_and_never_slow_elsewhe
     artefact = TARGET.export(candidate, tmp_path, images[:1])
     assert TARGET.verify(candidate, artefact, images.numpy(), predictions=predictions).snr_db > 30.0
     operators = candidates.optimised(artefact.path, tmp_path)
-    assert operators["QLinearConv"] == integer
-    assert operators["QGemm"] == 1
-    assert operators["Relu"] == operators["Clip"] - (bits < 8) == 0
-    weights = [array.shape for array in arrays(tmp_path / "optimised.onnx") if array.ndim == 4]
-    assert len(weights) == 1
+    assert operators["QLinearConv"] == operators["QGemm"] == 1
+    named = ("QLinearLeakyRelu", "QLinearSigmoid", "QLinearMul", "QLinearAdd", "Gelu", "DequantizeLinear")
+    assert {key: operators[key] for key in named if operators[key]} == expected
+    assert operators["Relu"] == operators["HardSigmoid"] == 0
+    assert operators["Clip"] == (bits < 8)
+
+
+def small_head(name):
+    model = torchvision.models.get_model(name, weights=None, num_classes=10, **HEADS.get(name, {}))
+    if name == "vgg19_bn":  # its head alone holds 124 million weights
+        model.classifier = nn.Sequential(nn.Linear(512 * 7 * 7, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 10))
+    return model
+
+
+HEADS = {"vgg19_bn": {"init_weights": False}}
+# convolutions, sums, products, pools
+ZOO = {
+    "resnet18": (20, 8, 0, 1),
+    "resnet50": (53, 16, 0, 1),
+    "vgg19_bn": (16, 0, 0, 0),
+    "mobilenet_v2": (52, 10, 0, 1),
+    "mobilenet_v3_small": (52, 6 + 28, 19 + 9, 10),
+    "efficientnet_b0": (81, 9, 49 + 16, 17),
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_runtime_has_an_integer_kernel_for_all_of_a_known_network(name, candidates, tmp_path):
+    images = candidates.images(2, 32)
+    candidate = candidates.quantized(candidates.seeded(lambda: small_head(name)), 8, 8, images)
+    artefact = TARGET.export(candidate, tmp_path, images[:1])
+    assert TARGET.verify(candidate, artefact, images.numpy(), predictions=predictions).snr_db > 20.0
+    operators = candidates.optimised(artefact.path, tmp_path)
+    kernels = ("QLinearConv", "QLinearAdd", "QLinearMul", "QLinearGlobalAveragePool")
+    assert tuple(operators[kernel] for kernel in kernels) == ZOO[name]
+    # the VGG's pool before its head gives windows of unequal size, for which there is no integer kernel
+    assert operators["QuantizeLinear"] - 1 == operators["DequantizeLinear"] == (name == "vgg19_bn")
 
 
 @pytest.mark.parametrize("keep", [list(range(0, 32, 2)), [5, 1, 30, 31]])

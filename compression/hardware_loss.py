@@ -1,0 +1,101 @@
+"""What trained masks leave of a network's cost, ψ, and the loss that holds it to a target (Vemparala et al. 2021).
+
+Ours follows the method of "Adversarial Robust Model Compression Using In-train Pruning": M_norm = ½·tanh(M) + ½,
+M_b = round(M_norm), L_hw = max(Σ_t ψ_t − ψ*, 0), with ψ_t normalised so that the dense network has Σ_t ψ_t = 1. A
+convolution's ψ_t is proportional to kept inputs times kept outputs, so that either side's masks feel both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..spaces.layers import LayerInfo
+
+__all__ = ["LayerCosts", "Operations", "Parameters", "binarize", "hardware_loss"]
+
+
+class _Binarize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        tanh = torch.tanh(scores)
+        ctx.save_for_backward(tanh)
+        # ½ goes to 1, where torch.round would take it to the even 0 and a fresh score of 0 would prune
+        return (tanh >= 0.0).to(scores.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (tanh,) = ctx.saved_tensors
+        return gradients[0] * 0.5 * (1.0 - tanh.square())
+
+
+def binarize(scores: Tensor) -> Tensor:
+    """M_b = round(½·tanh(M) + ½) in {0, 1}; backwards ∂M_b/∂M ≈ ½·(1 − tanh²M), straight through the rounding.
+
+    Args:
+        scores: M, floating, any shape; a mask is on where its score is 0 or more.
+    """
+    return _Binarize.apply(scores)
+
+
+def hardware_loss(share: Tensor, target: float) -> Tensor:
+    """L_hw = max(ψ − ψ*, 0), 0-d.
+
+    Args:
+        share: ψ, 0-d, 1 for the dense network.
+        target: ψ*.
+    """
+    return (share - target).clamp(min=0.0)
+
+
+class LayerCosts(Protocol):
+    """What one layer costs when it keeps so many channels; any unit, the sum over layers is normalised."""
+
+    def cost(self, layer: str, in_channels: Tensor, out_channels: Tensor) -> Tensor:
+        """Cost, 0-d, differentiable in the kept numbers of channels (0-d, floating)."""
+
+    def dense_cost(self, layer: str) -> float:
+        """Cost of the whole layer."""
+
+
+class _Proportional:
+    """Cost in proportion to kept inputs times kept outputs (to kept outputs where each channel has its own filter)."""
+
+    def __init__(self, layers: Sequence[LayerInfo], dense: Mapping[str, float]) -> None:
+        self._dense = dict(dense)
+        self._depthwise = {layer.name: layer.kind == "depthwise" for layer in layers}
+        self._channels = {layer.name: dense_channels(layer) for layer in layers}
+
+    def cost(self, layer: str, in_channels: Tensor, out_channels: Tensor) -> Tensor:
+        """Cost, 0-d; see `LayerCosts`."""
+        inputs, outputs = self._channels[layer]
+        share = out_channels / outputs
+        return self._dense[layer] * (share if self._depthwise[layer] else share * in_channels / inputs)
+
+    def dense_cost(self, layer: str) -> float:
+        """Cost of the whole layer."""
+        return self._dense[layer]
+
+
+class Operations(_Proportional):
+    """Multiply-accumulates of one image: k²·H·W·C_in·C_out for a convolution."""
+
+    def __init__(self, layers: Sequence[LayerInfo]) -> None:
+        super().__init__(layers, {layer.name: float(layer.macs) for layer in layers})
+
+
+class Parameters(_Proportional):
+    """Numbers in the weights of convolutions and linear layers."""
+
+    def __init__(self, layers: Sequence[LayerInfo]) -> None:
+        super().__init__(layers, {layer.name: float(prod(layer.weight_shape)) for layer in layers})
+
+
+def dense_channels(layer: LayerInfo) -> tuple[int, int]:
+    """(inputs, outputs) of a whole layer; a depthwise one has as many inputs as outputs."""
+    outputs = layer.weight_shape[0]
+    return (outputs if layer.kind == "depthwise" else layer.weight_shape[1]), outputs

@@ -1,0 +1,126 @@
+"""A candidate layer by layer: what is kept of each, in how many values and bits, and what it takes in bytes and time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ..compression.candidate import Candidate
+from ..compression.packing import packed_sizes
+from ..spaces.layers import LayerInfo
+
+__all__ = ["candidate_frame", "render_candidate"]
+
+LABELS = {
+    "kept_weights": "kept",
+    "kept_share": "of weights",
+    "clusters": "values",
+    "weight_bits": "w bits",
+    "activation_bits": "a bits",
+    "packed_bytes": "bytes",
+    "shannon_bytes": "Shannon",
+    "macs_share": "MACs",
+    "latency_share": "latency",
+}
+"""What the printed table calls a column, where that is not its name."""
+
+
+def candidate_frame(
+    candidate: Candidate, layers: Sequence[LayerInfo], seconds: Mapping[str, float] | None = None
+) -> pd.DataFrame:
+    """One row a layer, in forward order.
+
+    Args:
+        candidate: On the CPU.
+        layers: What `inspect_layers` found in the full model.
+        seconds: Time of each layer, and of what belongs to none under ``""``; None where none could be measured.
+
+    Returns:
+        Columns ``layer``, ``kind``, ``weights`` (of the full layer), ``kept_weights`` (of those, not removed and not
+        zero) and ``kept_share``, ``channels`` and ``channels_before`` (outputs), ``clusters`` (distinct weights), ``weight_bits``, ``activation_bits``, ``form``,
+        ``packed_bytes``, ``shannon_bytes``, ``macs`` and ``macs_share``, ``latency_ms`` and ``latency_share`` (of the
+        sum of all `seconds`; both missing without).
+    """
+    sizes = packed_sizes(candidate).layers
+    rows = []
+    for layer in layers:
+        weight = candidate.model.get_parameter(f"{layer.name}.weight").detach()
+        codes, size = candidate.codes.get(layer.name), sizes[layer.name]
+        kept, before = int(torch.count_nonzero(weight)), prod(layer.weight_shape)
+        rows.append(
+            {
+                "layer": layer.name.removeprefix("network."),
+                "kind": layer.kind,
+                "weights": before,
+                "kept_weights": kept,
+                "kept_share": kept / before,
+                "channels": weight.shape[0],
+                "channels_before": layer.weight_shape[0],
+                "clusters": int(torch.unique(weight).numel()),
+                "weight_bits": codes.bits if codes is not None else 32,
+                "activation_bits": candidate.plan.layer(layer.name).activation_bits,
+                "form": size.form,
+                "packed_bytes": size.packed_bytes,
+                "shannon_bytes": size.shannon_bytes,
+                # each weight serves every output position once, and removal leaves positions as they are
+                "macs": layer.macs * weight.numel() // before,
+            }
+        )
+    frame = pd.DataFrame(rows)
+    frame["macs_share"] = frame["macs"] / frame["macs"].sum()
+    if seconds:
+        times = pd.Series([seconds.get(layer.name, float("nan")) for layer in layers])
+        frame["latency_ms"] = times * 1e3
+        frame["latency_share"] = times / sum(seconds.values())
+    return frame
+
+
+def render_candidate(frame: pd.DataFrame, candidate: Candidate, title: str, measured_on: str | None) -> str:
+    """The frame as text, with totals below it.
+
+    Args:
+        frame: What `candidate_frame` gave.
+        candidate: The same one.
+        title: What it is, for the first line.
+        measured_on: Where latencies were measured; None without any.
+    """
+    sizes = packed_sizes(candidate)
+    shown = pd.DataFrame(
+        {
+            "layer": frame["layer"],
+            "kind": frame["kind"],
+            "kept_weights": frame["kept_weights"].map("{:,}".format),
+            "kept_share": frame["kept_share"].map("{:.1%}".format),
+            "channels": [f"{kept}/{of}" for kept, of in zip(frame["channels"], frame["channels_before"], strict=True)],
+            **{name: frame[name] for name in ("clusters", "weight_bits", "activation_bits")},
+            **{name: frame[name].map("{:,.0f}".format) for name in ("packed_bytes", "shannon_bytes")},
+            "macs_share": frame["macs_share"].map("{:.1%}".format),
+        }
+    )
+    if "latency_share" in frame:
+        shown["latency_share"] = [_share(value) for value in frame["latency_share"]]
+    parameters = sum(parameter.numel() for parameter in candidate.model.parameters())
+    kept, before = frame["kept_weights"].sum(), frame["weights"].sum()
+    lines = [
+        title,
+        shown.rename(columns=LABELS).to_string(index=False),
+        f"{len(frame)} layers keep {kept:,} of {before:,} weights ({kept / before:.1%}); "
+        f"{parameters:,} parameters, {frame['macs'].sum() / 1e6:.2f} M MACs",
+        f"packed: {sizes.total_bytes:,} bytes, {sizes.metadata_bytes:,} of them beside the layers' weights; "
+        f"{sizes.shannon_bytes:,.0f} bytes of entropy",
+    ]
+    if measured_on is not None and "latency_ms" in frame:
+        in_layers, share = frame["latency_ms"].sum(), frame["latency_share"].sum()
+        lines.append(
+            f"latency: {in_layers:.3f} ms in these layers, {in_layers / share:.3f} ms with all between; "
+            f"profiled now, {measured_on}"
+        )
+    return "\n".join(lines)
+
+
+def _share(value: Any) -> str:
+    return "–" if pd.isna(value) else f"{value:.1%}"

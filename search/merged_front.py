@@ -1,0 +1,125 @@
+"""The fronts of several runs as one: which trials no trial of any run dominates (as Castro et al. compare models).
+
+Values are compared as they stand. Corruption error, compression ratio, latency and share of operations are relative to
+each run's own dense control, so that a run with a weaker control may look better in them; accuracy is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ..studies.errors import InputError
+from .non_dominated import non_dominated
+from .tables import LABELS
+
+if TYPE_CHECKING:
+    from .run import Run
+
+__all__ = ["MergedRuns"]
+
+RELATIVE = ("mce", "compression_ratio", "latency")
+
+
+class MergedRuns:
+    """Several runs read as one.
+
+    Args:
+        runs: Two or more runs by the path that the user gave.
+
+    Raises:
+        InputError: A run is named twice, or the runs do not have the same objectives in the same directions.
+    """
+
+    def __init__(self, runs: Sequence[tuple[Path, Run]]) -> None:
+        self.runs = _named(runs)
+        (first, one), *others = self.runs.items()
+        self.objectives = one.objectives
+        for name, other in others:
+            _agree(first, self.objectives, name, other.objectives)
+
+    @property
+    def metrics(self) -> list[str]:
+        """Objectives, then what any run records."""
+        return list(dict.fromkeys([*self.objectives, *(name for run in self.runs.values() for name in run.metrics)]))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person should know when comparing: what is relative to each run's control, what differs in options."""
+        relative = [name for name in RELATIVE if name in self.metrics]
+        lines = [f"{', '.join(relative)}: relative to each run's own dense control"] if relative else []
+        (first, one), *others = self.runs.items()
+        for name, other in others:
+            for metric in self.objectives:
+                ours, theirs = _options(one, metric), _options(other, metric)
+                differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
+                if differing:
+                    found = ", ".join(f"{key} {theirs.get(key)} instead of {ours.get(key)}" for key in differing)
+                    lines.append(f"{metric} is measured otherwise in {name} than in {first}: {found}")
+        return lines
+
+    def trials(self) -> pd.DataFrame:
+        """One row a trial, columns ``run`` and those of `Run.trials`; ``on_front`` is of all runs together."""
+        frames = []
+        for name, run in self.runs.items():
+            frame = run.trials()
+            frame.insert(0, "run", name)
+            frames.append(frame)
+        # object columns, so that a run without a metric, or without a trial, leaves the others' types alone
+        rows = [row for frame in frames for row in frame.to_dict("records")]
+        columns = list(dict.fromkeys(column for frame in frames for column in frame.columns))
+        whole = pd.DataFrame(rows, columns=columns)
+        eligible = whole.index[whole["feasible"].astype(bool)]
+        signs = {name: -1.0 if way == "maximize" else 1.0 for name, way in self.objectives.items()}
+        points = whole.loc[eligible, list(signs)].astype(float) * pd.Series(signs)
+        whole["on_front"] = False
+        whole.loc[eligible, "on_front"] = non_dominated(points.to_numpy())
+        return whole
+
+    def front(self) -> pd.DataFrame:
+        """The feasible trials that no trial of any run dominates, the best of the first objective first."""
+        whole = self.trials()
+        first, direction = next(iter(self.objectives.items()))
+        kept = whole[whole["on_front"]]
+        return kept if kept.empty else kept.sort_values(first, ascending=direction == "minimize", ignore_index=True)
+
+    def plot_front(self, file: Path) -> None:
+        """Draw every pair of objectives, a colour for each run, to a PNG, PDF or SVG file.
+
+        Raises:
+            InputError: The file cannot be written, or no trial is complete.
+        """
+        from .plot import plot_merged_front, writing_plot
+
+        whole = self.trials()
+        complete = whole[whole["state"] == "complete"]
+        with writing_plot(file):
+            if complete.empty:
+                raise InputError("`--plot` needs a complete trial; these runs have none yet.")
+            plot_merged_front(complete, self.objectives, LABELS, file, f"{len(self.runs)} runs: {len(complete)} trials")
+
+
+def _named(runs: Sequence[tuple[Path, Run]]) -> dict[str, Run]:
+    """The runs by the names of their folders, or by their paths where folders share a name."""
+    folders = [run.folder.path.resolve() for _, run in runs]
+    for index, (path, _) in enumerate(runs):
+        if folders[index] in folders[:index]:
+            raise InputError(f"`RUN` must name each run once; found {path} twice.")
+    names = [folder.name for folder in folders]
+    return {name if names.count(name) == 1 else str(path): run for name, (path, run) in zip(names, runs, strict=True)}
+
+
+def _agree(first: str, ours: Mapping[str, str], name: str, theirs: Mapping[str, str]) -> None:
+    faults = [f"no {metric}" for metric in ours if metric not in theirs]
+    faults += [f"{metric} as well" for metric in theirs if metric not in ours]
+    faults += [f"{metric} to {theirs[metric]}" for metric in ours if theirs.get(metric, ours[metric]) != ours[metric]]
+    if faults:
+        wanted = ", ".join(f"{metric} to {way}" for metric, way in ours.items())
+        raise InputError(f"`RUN` must have the objectives of {first} ({wanted}); found {', '.join(faults)} in {name}.")
+
+
+def _options(run: Run, metric: str) -> Mapping[str, object]:
+    return next((part.options for part in run.study.objectives if part.name == metric), {})

@@ -1,0 +1,212 @@
+"""Fronts of several runs as one, and the table that compares techniques."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from forgefront import load_run
+from forgefront.search.cli import main
+from forgefront.search.merged_front import MergedRuns
+from forgefront.search.run_folder import RunFolder
+from forgefront.search.storage import open_storage, sqlite_url
+from forgefront.search.tables import render, trials_frame
+from forgefront.studies.load import read_study_text, study_to_toml
+
+STUDY = """
+[study]
+name = "{name}"
+[task.data]
+name = "digits"
+validation = {{ from = "train", count = 100 }}
+[task.model]
+name = "digits-cnn"
+[training]
+steps = 1
+[space]
+{space}
+{objectives}
+[search]
+seeds = 0
+trials = {trials}
+"""
+SPACE = "weight_bits = [8, 4]"
+OBJECTIVES = '[[objectives]]\nname = "accuracy"\n[[objectives]]\nname = "mce"\n'
+SEVERE = OBJECTIVES.replace('"mce"\n', '"mce"\nseverities = [5]\n')
+
+
+def frozen(values: tuple[float, float], *, role: str = "search", feasible: bool = True, **params) -> FrozenTrial:
+    scores = {
+        "accuracy": {"value": values[0], "standard_error": 0.0123, "details": {}},
+        "mce": {"value": values[1], "standard_error": 4.5, "details": {"images": 100}},
+        "macs": {"value": 1.5e6, "standard_error": None, "details": {}},
+    }
+    return create_trial(
+        values=list(values),
+        params=params,
+        distributions={
+            key: optuna.distributions.CategoricalDistribution(["technique-1", "technique-7", "technique-16"])
+            for key in params
+        },
+        user_attrs={"role": role, "seconds": 3.0, "scores": scores},
+        constraints={"accuracy >= 0": -1.0 if feasible else 1.0},
+    )
+
+
+def stored(
+    folder: Path, trials: list[FrozenTrial], *, objectives: str = OBJECTIVES, directions=("maximize", "minimize")
+) -> Path:
+    """A run on disk whose database holds `trials`."""
+    text = STUDY.format(name=folder.name, space=SPACE, objectives=objectives, trials=8)
+    study = read_study_text(text, file="study.toml", check_parts=False)
+    run = RunFolder.create(folder, study_to_toml(study))
+    record = optuna.create_study(
+        study_name=folder.name, storage=open_storage(sqlite_url(run.database), create=True), directions=list(directions)
+    )
+    record.set_metric_names([part.name for part in study.objectives][: len(directions)])
+    record.add_trials(trials)
+    return folder
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> list[Path]:
+    first = [frozen((0.9, 100.0), role="control"), frozen((0.8, 90.0)), frozen((0.5, 70.0), feasible=False)]
+    second = [frozen((0.7, 100.0), role="control"), frozen((0.85, 80.0)), frozen((0.6, 60.0))]
+    failed = create_trial(state=TrialState.FAIL, user_attrs={"role": "search", "reason": "the loss became nan"})
+    return [stored(tmp_path / "one", first), stored(tmp_path / "two", [*second, failed])]
+
+
+def merged(*folders: Path) -> MergedRuns:
+    return MergedRuns([(folder, load_run(folder)) for folder in folders])
+
+
+def forgefront(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object
+) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["forgefront", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    captured = capsys.readouterr()
+    return int(stopped.value.code or 0), captured.out, captured.err
+
+
+def test_the_common_front_is_what_no_run_dominates(two_runs: list[Path]) -> None:
+    front = merged(*two_runs).front()
+    # (0.8, 90) of the first run is on its own front, and dominated by (0.85, 80) of the second
+    assert list(zip(front["run"], front["number"], strict=True)) == [("one", 0), ("two", 1), ("two", 2)]
+    assert load_run(two_runs[0]).front()["number"].tolist() == [0, 1]
+    everything = merged(*two_runs).trials()
+    assert everything["run"].tolist() == ["one"] * 3 + ["two"] * 4
+    assert everything["on_front"].sum() == 3
+    assert everything.loc[6, "state"] == "fail"
+
+
+def test_merging_is_the_front_of_all_points(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).random((30, 2)).round(2)
+    folders = [stored(tmp_path / str(part), [frozen(tuple(point)) for point in points[part::3]]) for part in range(3)]
+    front = merged(*folders).front()
+    expected = {
+        tuple(a)
+        for a in points
+        if not any((b[0] >= a[0] and b[1] <= a[1]) and (b[0] > a[0] or b[1] < a[1]) for b in points)
+    }
+    assert set(zip(front["accuracy"], front["mce"], strict=True)) == expected
+
+
+def test_the_command_prints_one_table_and_says_what_is_relative(two_runs, capsys, monkeypatch, tmp_path) -> None:
+    plot = tmp_path / "front.svg"
+    code, out, err = forgefront(capsys, monkeypatch, "front", *two_runs, "--plot", plot)
+    assert code == 0
+    head, *rows = out.splitlines()
+    assert head.split()[:2] == ["run", "number"]
+    assert [row.split()[0] for row in rows] == ["one", "two", "two"]
+    assert "mce: relative to each run's own dense control" in err
+    assert plot.stat().st_size > 5000
+    code, out, _ = forgefront(capsys, monkeypatch, "front", *two_runs, "--all", "--format", "json")
+    assert code == 0
+    assert len(json.loads(out)) == 7
+    code, out, _ = forgefront(capsys, monkeypatch, "front", *two_runs, "--format", "csv")
+    assert pd.read_csv(io.StringIO(out))["run"].tolist() == ["one", "two", "two"]
+
+
+def test_one_run_is_printed_as_before(two_runs, capsys, monkeypatch) -> None:
+    code, out, err = forgefront(capsys, monkeypatch, "front", two_runs[0])
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].split()[:2] == ["number", "role"]
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths(two_runs, tmp_path) -> None:
+    shutil.copytree(two_runs[0], tmp_path / "elsewhere" / "one")
+    runs = merged(two_runs[0], tmp_path / "elsewhere" / "one").trials()["run"]
+    assert set(runs) == {str(two_runs[0]), str(tmp_path / "elsewhere" / "one")}
+
+
+def test_objectives_measured_otherwise_are_remarked(two_runs, tmp_path) -> None:
+    other = stored(tmp_path / "severe", [frozen((0.9, 50.0))], objectives=SEVERE)
+    assert merged(two_runs[0], other).remarks[1] == (
+        "mce is measured otherwise in severe than in one: severities [5] instead of None"
+    )
+
+
+@pytest.mark.parametrize(
+    ("objectives", "directions", "found"),
+    [
+        (OBJECTIVES.replace('"mce"', '"macs"'), ("maximize", "minimize"), "no mce, macs as well in other"),
+        (OBJECTIVES, ("maximize", "maximize"), "mce to maximize in other"),
+        ('[[objectives]]\nname = "accuracy"\n', ("maximize",), "no mce in other"),
+    ],
+)
+def test_runs_of_other_objectives_are_refused(
+    two_runs, tmp_path, capsys, monkeypatch, objectives: str, directions: tuple[str, ...], found: str
+) -> None:
+    other = stored(tmp_path / "other", [], objectives=objectives, directions=directions)
+    code, out, err = forgefront(capsys, monkeypatch, "front", two_runs[0], other)
+    assert (code, out) == (2, "")
+    wanted = "accuracy to maximize, mce to minimize"
+    assert err == f"forgefront: `RUN` must have the objectives of one ({wanted}); found {found}.\n"
+
+
+def test_a_run_named_twice_a_missing_one_and_none_finished(two_runs, tmp_path, capsys, monkeypatch) -> None:
+    for second, expected in [(two_runs[0], "once"), (tmp_path / "none", "does not exist")]:
+        code, out, err = forgefront(capsys, monkeypatch, "front", two_runs[0], second)
+        assert (code, out, len(err.splitlines())) == (2, "", 1)
+        assert expected in err
+    empty = [stored(tmp_path / name, []) for name in ("a", "b")]
+    code, out, err = forgefront(capsys, monkeypatch, "front", *empty)
+    assert (code, out.strip()) == (0, "no trial to show")
+    code, _, err = forgefront(capsys, monkeypatch, "front", *empty, "--plot", tmp_path / "front.png")
+    assert code == 2
+    assert "needs a complete trial" in err
+
+
+def test_techniques_are_named_with_standard_errors() -> None:
+    trials = [
+        frozen((0.9, 100.0), role="control"),
+        frozen((0.91, 80.0), role="seed", technique="technique-7"),
+        frozen((0.92, 70.0), role="seed", technique="technique-16"),
+    ]
+    for number, trial in enumerate(trials):
+        trial.number = number
+    frame = trials_frame(trials, [1])
+    table = render(frame, ["accuracy", "mce", "macs"], "table")
+    lines = [" ".join(line.split()) for line in table.splitlines()]
+    assert lines == [
+        "number technique accuracy ± mCE ± MACs seconds",
+        "0 control 90.00% 1.23% 100 4.5 1.50 M 3",
+        "1 7 Sparsity preserving Clustering 91.00% 1.23% 80 4.5 1.50 M 3",
+        "2 16 PCQAT with Quantization Int8 92.00% 1.23% 70 4.5 1.50 M 3",
+    ]
+    rows = json.loads(render(frame, ["accuracy"], "json"))
+    assert [row["technique"] for row in rows] == [None, "technique-7", "technique-16"]
+    plain = render(frame.drop(columns="technique"), ["accuracy", "mce"], "table")
+    assert "±" not in plain
+    assert plain.splitlines()[0].split()[:2] == ["number", "role"]
