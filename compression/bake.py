@@ -73,7 +73,7 @@ def bake(
         if not torch.equal(layer.weight(), model.get_parameter(f"{name}.weight")):
             raise CandidateError(f"`codes` of {name} must reproduce its weight; found a difference.")
     if integer_biases:
-        round_biases(model, codes)
+        round_biases(model, {name: layer for name, layer in codes.items() if _ships_integers(attached, name)})
     device = next(attached.model.parameters()).device
     candidate = Candidate(
         model=model.eval(),
@@ -85,6 +85,11 @@ def bake(
         achieved=_achieved(attached, layers, model, parameters),
     )
     return candidate.to(device)
+
+
+def _ships_integers(attached: Attached, name: str) -> bool:
+    quantization = attached.plan.layer(name).quantization
+    return quantization is not None and quantization.export == "integer"
 
 
 def _simulated(module: nn.Module, tensor: str) -> Tensor:
@@ -206,4 +211,5 @@ def _achieved(
         "macs": sum(row["macs"] for row in rows.values()),
         "macs_before": sum(layer.macs for layer in layers),
     }
-    return {"layers": rows, "totals": totals, "deviations": list(attached.deviations)}
+    learned = {} if attached.learned is None else {"learned_masks": attached.learned.report()}
+    return {"layers": rows, "totals": totals, **learned, "deviations": list(attached.deviations)}

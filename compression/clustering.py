@@ -109,23 +109,28 @@ def assign(rows: Tensor, codebook: Tensor) -> Tensor:
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, codebook: Tensor, indices: Tensor, mean: bool) -> Tensor:
-        ctx.save_for_backward(indices)
+    def forward(
+        ctx: Any, rows: Tensor, codebook: Tensor, indices: Tensor, mean: bool, counted: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(indices, counted)
         ctx.clusters, ctx.mean = codebook.shape[1], mean
         return torch.gather(codebook, 1, indices)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (gradient,), (indices,) = gradients, ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        (gradient,), (indices, counted) = gradients, ctx.saved_tensors
         total = gradient.new_zeros(gradient.shape[0], ctx.clusters)
         total.scatter_add_(1, indices, gradient)
         if ctx.mean:
-            members = torch.zeros_like(total).scatter_add_(1, indices, torch.ones_like(gradient))
+            weights = torch.ones_like(gradient) if counted is None else counted.to(gradient.dtype)
+            members = torch.zeros_like(total).scatter_add_(1, indices, weights)
             total = total / members.clamp(min=1)
-        return gradient, total, None, None
+        return gradient, total, None, None, None
 
 
-def look_up(rows: Tensor, codebook: Tensor, *, gradient: Literal["sum", "mean"] = "sum") -> Tensor:
+def look_up(
+    rows: Tensor, codebook: Tensor, *, gradient: Literal["sum", "mean"] = "sum", counted: Tensor | None = None
+) -> Tensor:
     """Each weight's nearest codebook entry.
 
     The dense weight gets the output's gradient as it is (straight-through), so that assignments can change; an entry
@@ -135,8 +140,9 @@ def look_up(rows: Tensor, codebook: Tensor, *, gradient: Literal["sum", "mean"] 
         rows: Floating, (R, n).
         codebook: Floating, (R, K).
         gradient: How members' gradients reach their entry.
+        counted: Bool, (R, n): which weights a mean is over, all when None.
     """
-    return _LookUp.apply(rows, codebook, assign(rows, codebook), gradient == "mean")
+    return _LookUp.apply(rows, codebook, assign(rows, codebook), gradient == "mean", counted)
 
 
 class ClusterWeight(nn.Module):
@@ -189,7 +195,9 @@ class ClusterWeight(nn.Module):
         if not self.enabled:
             return weight
         rows = self._rows(weight)
-        values = look_up(rows, self.codebook(), gradient=self.gradient)
+        # filters that a mask holds at zero are no members, and their count would slow the codebook down
+        counted = rows != 0 if self.zeros == "kept" else None
+        values = look_up(rows, self.codebook(), gradient=self.gradient, counted=counted)
         if self.zeros != "free":
             values = torch.where(rows == 0, torch.zeros((), dtype=values.dtype, device=values.device), values)
         return values.reshape(weight.shape)

@@ -55,6 +55,10 @@ def hardware_loss(share: Tensor, target: float) -> Tensor:
 class LayerCosts(Protocol):
     """What one layer costs when it keeps so many channels; any unit, the sum over layers is normalised."""
 
+    @property
+    def overhead(self) -> float:
+        """Cost of the network that no mask changes."""
+
     def cost(self, layer: str, in_channels: Tensor, out_channels: Tensor) -> Tensor:
         """Cost, 0-d, differentiable in the kept numbers of channels (0-d, floating)."""
 
@@ -64,6 +68,8 @@ class LayerCosts(Protocol):
 
 class _Proportional:
     """Cost in proportion to kept inputs times kept outputs (to kept outputs where each channel has its own filter)."""
+
+    overhead = 0.0
 
     def __init__(self, layers: Sequence[LayerInfo], dense: Mapping[str, float]) -> None:
         self._dense = dict(dense)

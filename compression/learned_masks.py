@@ -38,6 +38,9 @@ TOLERANCE = 0.02
 FIRST_SCORE = 0.5
 # shares of the pruning stage: importance is measured up to the first, the target has its final value from the second on
 MEASURED, ON_SCHEDULE = 0.1, 0.75
+# by this the strength grows with every step that finds ψ at twice its target (less where it is nearer), and falls back
+GROWTH = 1.1
+SAMPLED = 500
 
 
 class LearnedMask(MaskWeight):
@@ -151,10 +154,10 @@ class LearnedMasks:
         assert strength is not None
         self.target, self.strength, self.round_to, self.deviations = target, strength, round_to, deviations
         self.stages, self.frozen = stages, False
-        self._now, self._phase = 1.0, "waiting"
+        self._now, self._phase, self._growth = 1.0, "waiting", 1.0
         self._layers = {layer.name: layer for layer in layers}
         self._costs = _costs(cost, layers, cost_table)
-        self._total = sum(self._costs.dense_cost(layer.name) for layer in layers)
+        self._total = self._costs.overhead + sum(self._costs.dense_cost(layer.name) for layer in layers)
         self._units = [_channel_unit(model, group) for group in groups]
         self._units += [
             _weight_unit(model.get_submodule(name), name)
@@ -171,8 +174,15 @@ class LearnedMasks:
         return self._share([binarize(unit.scores) for unit in self._units])
 
     def loss(self) -> Tensor:
-        """b·L_hw against the target of this moment, 0-d."""
-        return self.strength * hardware_loss(self.share(), self._now)
+        """b·L_hw against the target of this moment, 0-d.
+
+        b is the planned strength as long as it suffices; it grows while ψ stays above the target, as it must where
+        operations are worth more to the task than b.
+        """
+        excess = hardware_loss(self.share(), self._now)
+        above = min(1.0, float(excess.detach()) / self._now)
+        self._growth = max(1.0, self._growth * (GROWTH**above if above > 0.0 else 1.0 / GROWTH))
+        return self.strength * self._growth * excess
 
     @property
     def moving(self) -> bool:
@@ -268,7 +278,7 @@ class LearnedMasks:
                 for name, roots in sides:
                     gone = off[roots].sum()
                     lost[name] = lost[name] + gone if name in lost else gone
-        total = torch.zeros((), device=device)
+        total = torch.full((), self._costs.overhead, device=device)
         for name, layer in self._layers.items():
             inputs, outputs = dense_channels(layer)
             if name not in lost_in and name not in lost_out and name not in kept:
@@ -281,22 +291,25 @@ class LearnedMasks:
         return total / self._total
 
     def _threshold(self) -> float:
-        """The lowest threshold at which ψ does not exceed its target; none, if all scores together do not."""
+        """The lowest threshold at which ψ does not exceed its target, or else the one at which it is least."""
 
         def cost(threshold: float) -> float:
             keeps = [unit.keep(threshold, self.round_to).to(torch.float32) for unit in self._units]
             return float(self._share(keeps))
 
         scores = torch.unique(torch.cat([unit.scores.detach().flatten() for unit in self._units]))
-        low, high = 0, len(scores)  # ψ falls as the threshold rises
-        above = float(scores[-1]) + 1.0
+        low, high = 0, len(scores)
         while low < high:
             middle = (low + high) // 2
             if cost(float(scores[middle])) <= self.target:
                 high = middle
             else:
                 low = middle + 1
-        return float(scores[low]) if low < len(scores) else above
+        if low < len(scores):
+            return float(scores[low])
+        # out of reach: measured latency need not fall with channels, so the least that there is may lie anywhere
+        sampled = scores[:: max(1, len(scores) // SAMPLED)].tolist()
+        return min([*sampled, float(scores[-1]) + 1.0], key=cost)
 
 
 def _costs(cost: str, layers: Sequence[LayerInfo], cost_table: CostTable | None) -> LayerCosts:

@@ -1,4 +1,4 @@
-"""A run's cost table: measured once under the run's lock, frozen beside its database, and part of what results depend on."""
+"""A run's cost table: measured once under the run's lock, frozen beside its database, and part of its fingerprint."""
 
 from __future__ import annotations
 

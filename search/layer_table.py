@@ -1,4 +1,4 @@
-"""A candidate layer by layer: what is kept of each, in how many values and bits, and what it takes in bytes and time."""
+"""A candidate layer by layer: what is kept of each, in how many values and bits, what it takes in bytes and time."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def candidate_frame(
         seconds: Time of each layer, and of what belongs to none under ``""``; None where none could be measured.
 
     Returns:
-        Columns ``layer``, ``kind``, ``weights`` (of the full layer), ``kept_weights`` (of those, not removed and not
-        zero) and ``kept_share``, ``channels`` and ``channels_before`` (outputs), ``clusters`` (distinct weights), ``weight_bits``, ``activation_bits``, ``form``,
-        ``packed_bytes``, ``shannon_bytes``, ``macs`` and ``macs_share``, ``latency_ms`` and ``latency_share`` (of the
-        sum of all `seconds`; both missing without).
+        Columns ``layer``, ``kind``, ``weights`` (of the full layer), ``kept_weights`` (of those, neither removed nor
+        zero) and ``kept_share``, ``channels`` and ``channels_before`` (outputs), ``clusters`` (distinct weights),
+        ``weight_bits``, ``activation_bits``, ``form``, ``packed_bytes``, ``shannon_bytes``, ``macs`` and
+        ``macs_share``; with `seconds` also ``latency_ms`` and ``latency_share`` (of the sum of all `seconds`).
     """
     sizes = packed_sizes(candidate).layers
     rows = []

@@ -68,13 +68,14 @@ class MergedRuns:
             frame = run.trials()
             frame.insert(0, "run", name)
             frames.append(frame)
-        # object columns, so that a run without a metric, or without a trial, leaves the others' types alone
+        # as records, for a run without trials or without a metric would change the others' types
         rows = [row for frame in frames for row in frame.to_dict("records")]
         columns = list(dict.fromkeys(column for frame in frames for column in frame.columns))
         whole = pd.DataFrame(rows, columns=columns)
         eligible = whole.index[whole["feasible"].astype(bool)]
         signs = {name: -1.0 if way == "maximize" else 1.0 for name, way in self.objectives.items()}
-        points = whole.loc[eligible, list(signs)].astype(float) * pd.Series(signs)
+        # no column before the first trial has scores
+        points = whole.reindex(columns=list(signs)).loc[eligible].astype(float) * pd.Series(signs)
         whole["on_front"] = False
         whole.loc[eligible, "on_front"] = non_dominated(points.to_numpy())
         return whole

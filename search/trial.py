@@ -17,6 +17,7 @@ from ..compression.attach import attach
 from ..compression.bake import bake
 from ..compression.candidate import Candidate, load_candidate, save_candidate
 from ..compression.targets.base import Artefact, Target
+from ..compression.targets.cost_table import CostTable
 from ..objectives.base import Objective, Score, Subject
 from ..objectives.score import derive_all, measure_all
 from ..spaces.known import ladder
@@ -31,6 +32,7 @@ from ..studies.seeds import Seed, trial_seed
 from ..trainers.device import resolve_device
 from ..trainers.fit import FitResult, Progress, fit
 from ..trainers.tasks.base import SplitName, Task, to_float
+from .cost import cost_inputs, needs_cost_table, read_cost_table
 from .engines.base import Report, TrialOutcome, TrialProgress, TrialRequest, threads_per_worker
 from .fingerprint import compare, fingerprint
 from .problem import CONTROL, Derived, Problem
@@ -106,7 +108,13 @@ class TrialContext:
     @functools.cached_property
     def space(self) -> SearchSpace:
         """What may vary."""
-        return SearchSpace(self.study.space, self.study.training, self.layers)
+        pretrained = self.study.task.model.weights is not None
+        return SearchSpace(self.study.space, self.study.training, self.layers, pretrained=pretrained)
+
+    @functools.cached_property
+    def cost_table(self) -> CostTable | None:
+        """What learned masks count as latency, as it was measured when the run began; None where none is needed."""
+        return read_cost_table(self.folder.path) if needs_cost_table(self.study) else None
 
     @functools.cached_property
     def objectives(self) -> list[Objective]:
@@ -152,7 +160,7 @@ class TrialContext:
         def worst(name: str, control: Derived) -> float:
             return objectives[name].worst(control.value)
 
-        inputs = self.task.fingerprint()
+        inputs = {**self.task.fingerprint(), **cost_inputs(self)}
         return Problem(
             name=self.study.study.name,
             directions=self.directions,
@@ -226,6 +234,7 @@ class TrialContext:
             end=training.compression_end,
             seed=seed.child("attach"),
             round_to=self.study.space.sparsity.round_to if self.study.space.sparsity else 1,
+            cost_table=self.cost_table,
         )
         fitted = fit(task, attached, plan.recipe, training, seed=seed.child("fit"), on_progress=on_progress)
         candidate = bake(attached, task.build_model, self.layers, task.example)

@@ -17,6 +17,8 @@ STRUCTURES = ("weight", "filter")
 
 LARGEST_PATTERN = 32
 
+Mask = Literal["magnitude", "learned"]
+
 Distinct = AfterValidator(distinct)
 """A list with entries, none of them twice."""
 
@@ -80,7 +82,7 @@ class SparsitySection(Section):
     scope: Literal["layer", "global"] = "layer"
     residual: Literal["keep", "share"] = "keep"
     round_to: Annotated[int, Field(ge=1)] = 8
-    mask: Annotated[list[Literal["magnitude", "learned"]], Distinct] = Field(default_factory=lambda: ["magnitude"])
+    mask: Annotated[list[Mask], Distinct] = Field(default_factory=lambda: list[Mask](["magnitude"]))
     target: RangeSection | None = None
     strength: RangeSection | None = None
     cost: Literal["operations", "parameters", "latency"] = "operations"

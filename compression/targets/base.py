@@ -6,12 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from ...studies.errors import TargetError
 from .parity import MINIMUM_AGREEMENT, MINIMUM_SNR_DB, Parity, check_parity
+from .timing import TimingOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +22,15 @@ if TYPE_CHECKING:
     from ..candidate import Candidate
     from .timing import LatencyComparison
 
-__all__ = ["Artefact", "Target", "simulate"]
+__all__ = ["Artefact", "AtLeastOne", "Positive", "Rounds", "Share", "Target", "simulate"]
+
+# what options of targets may be; a study file is checked against them
+AtLeastOne = Annotated[int, Field(ge=1)]
+Rounds = Annotated[int, Field(ge=2)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+DEFAULT_TIMING = TimingOptions()
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class Artefact:
         path: The file.
         bytes: Its size.
         zipped_bytes: Its size inside a zip archive.
-        details: JSON values; "input_shape" is (C, H, W).
+        details: JSON values; "input_shape" is (C, H, W), "versions" are those of the packages that made the file.
     """
 
     target: str
@@ -55,6 +65,8 @@ class Target(ABC):
     """A runtime on a device. Options are the constructor's keywords.
 
     Args:
+        batch_size: Images of one timed inference.
+        timing: How long to measure.
         minimum_snr_db: Gate of `verify`: lowest signal-to-noise ratio of exported against simulated outputs.
         minimum_agreement: Gate of `verify`: lowest share of equal predictions.
     """
@@ -62,7 +74,16 @@ class Target(ABC):
     name: ClassVar[str]
     minimum_activation_bits: ClassVar[int] = 2
 
-    def __init__(self, *, minimum_snr_db: float = MINIMUM_SNR_DB, minimum_agreement: float = MINIMUM_AGREEMENT) -> None:
+    def __init__(
+        self,
+        *,
+        batch_size: int = 1,
+        timing: TimingOptions = DEFAULT_TIMING,
+        minimum_snr_db: float = MINIMUM_SNR_DB,
+        minimum_agreement: float = MINIMUM_AGREEMENT,
+    ) -> None:
+        self.batch_size = batch_size
+        self.timing = timing
         self.minimum_snr_db = minimum_snr_db
         self.minimum_agreement = minimum_agreement
 

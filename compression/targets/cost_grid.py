@@ -1,6 +1,7 @@
-"""Costs on a grid of channel counts: which counts to measure, a monotone fit through noise, bilinear reading between.
+"""Costs on a grid of channel counts: which counts to measure, reading between them, fitting the whole to networks.
 
-Pure functions behind `cost_table`; the gradient of `bilinear` is what a hardware loss feels.
+Pure functions behind `cost_table`; the gradient of `bilinear` is what a hardware loss feels. Nothing here makes costs
+grow with channels: some integer kernels take longer for 8 channels than for 16, and a loss should know.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["bilinear", "boundary_line", "channel_counts", "fit_line", "monotone"]
+__all__ = ["bilinear", "boundary_line", "channel_counts", "fit_line"]
 
 MULTIPLE = 8
 
@@ -31,29 +32,12 @@ def channel_counts(dense: int, fractions: Sequence[float]) -> tuple[int, ...]:
     return (*sorted(count for count in rounded if count < dense), dense)
 
 
-def monotone(values: np.ndarray) -> np.ndarray:
-    """The mean of the smallest non-decreasing array above `values` and the largest below; equal where they are sorted.
-
-    More channels never take less time in truth, so a step down between two measurements is noise, and would give a
-    hardware loss the wrong sign.
-
-    Args:
-        values: (in, out) float.
-    """
-    above, below = values, values
-    for axis in range(values.ndim):
-        above = np.maximum.accumulate(above, axis=axis)
-        below = np.flip(np.minimum.accumulate(np.flip(below, axis), axis=axis), axis)
-    mean: np.ndarray = (above + below) / 2.0
-    return mean
-
-
 def bilinear(
     values: Sequence[Sequence[float]], rows: Sequence[float], columns: Sequence[float], x: Tensor, y: Tensor
 ) -> Tensor:
     """The surface through `values` at (`x`, `y`), linear along either axis between grid lines, and differentiable.
 
-    Below the first grid line the surface falls on along the first cell's slope, but not faster than to 0 at 0. On a
+    Below the first grid line the surface goes on with the first cell's slope, but not below a proportional share. On a
     grid line the slope is that of the cell below it: what removing one more channel saves.
 
     Args:

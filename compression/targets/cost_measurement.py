@@ -19,7 +19,7 @@ from ...studies.seeds import Seed
 from ..attach import attach
 from ..bake import bake
 from ..candidate import Candidate
-from .cost_grid import boundary_line, channel_counts, fit_line, monotone
+from .cost_grid import boundary_line, channel_counts, fit_line
 from .cost_table import Calibration, CostGrid, CostTable
 from .single_layer import BITS, Geometry, geometry, pointwise_chain, single_layer
 from .timing_many import common_figures, ready, time_together
@@ -217,8 +217,7 @@ def _grids(
     grids = {}
     for one, name in names.items():
         inputs, outputs = _axes(one, fractions)
-        values = monotone(np.array([[alone(one, i, o) for o in outputs] for i in inputs]))
-        rows = tuple(tuple(float(value) for value in row) for row in values)
+        rows = tuple(tuple(float(alone(one, i, o)) for o in outputs) for i in inputs)
         grids[name] = CostGrid(inputs, outputs, rows, one.to_dict())
     return grids
 

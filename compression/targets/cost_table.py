@@ -102,8 +102,7 @@ class CostTable:
         total = torch.zeros_like(out_channels)
         for name in self.layers[layer]:
             grid = self.grids[name]
-            inputs = in_channels.clamp(1.0, float(grid.in_channels[-1]))
-            outputs = out_channels.clamp(1.0, float(grid.out_channels[-1]))
+            inputs, outputs = _within(in_channels, grid.in_channels[-1]), _within(out_channels, grid.out_channels[-1])
             total = total + bilinear(grid.milliseconds, grid.in_channels, grid.out_channels, inputs, outputs)
         return total * self.calibration.scale
 
@@ -160,6 +159,11 @@ class CostTable:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise TargetError(f"a cost table must be what `to_dict` gave; found it damaged ({error!r}).") from None
+
+
+def _within(channels: Tensor, dense: int) -> Tensor:
+    """`channels` clamped to [1, `dense`], with a gradient on the bounds too: training begins on one."""
+    return channels if 1.0 <= float(channels.detach()) <= dense else channels.clamp(1.0, float(dense))
 
 
 def _grid(data: Mapping[str, Any]) -> CostGrid:

@@ -130,7 +130,8 @@ class GraphBuilder:
         """`real` of `value` for a layer with float weights, which the runtime shall leave float.
 
         ONNX Runtime 1.31 (not yet 1.20) gives float weights between quantized tensors 8 bits of its own, with one scale
-        a layer (ResNet-20 with 4-bit weights: 35 dB instead of 56). A maximum with the lowest number changes nothing and hides the codes from it.
+        a layer (ResNet-20 with 4-bit weights: 35 dB instead of 56). A maximum with the lowest number changes nothing
+        and hides the codes from it.
         """
         real = self.real(value)
         if value.codes is None:

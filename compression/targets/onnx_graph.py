@@ -165,8 +165,8 @@ class _Emitter:
             )
         if isinstance(module, nn.Linear):
             bias = None if module.bias is None else array(module.bias)
-            parts = {"codes": self.codes.get(name), "clustered": name in self.clustered}
-            return linear(graph, x, array(module.weight), bias, **parts)
+            few = name in self.clustered
+            return linear(graph, x, array(module.weight), bias, codes=self.codes.get(name), clustered=few)
         if isinstance(module, nn.LayerNorm):
             parts = (module.normalized_shape, module.weight, module.bias, module.eps)
             return FUNCTIONS[nn.functional.layer_norm](graph, x, *parts)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
 from ...studies.errors import TargetError
 from ...studies.seeds import Seed
-from .base import Artefact, Target
+from .base import Artefact, AtLeastOne, Positive, Rounds, Share, Target
 from .device_lock import device_lock
 from .parity import MINIMUM_AGREEMENT, MINIMUM_SNR_DB
 from .size import file_bytes, zipped_bytes
@@ -79,17 +78,20 @@ class OnnxRuntimeCPU(Target):
     def __init__(
         self,
         *,
-        threads: Annotated[int, Field(ge=1)] = 1,
-        batch_size: Annotated[int, Field(ge=1)] = 1,
-        rounds: Annotated[int, Field(ge=2)] = 100,
-        maximum_seconds: Annotated[float, Field(gt=0)] = 2.0,
+        threads: AtLeastOne = 1,
+        batch_size: AtLeastOne = 1,
+        rounds: Rounds = 100,
+        maximum_seconds: Positive = 2.0,
         minimum_snr_db: float = MINIMUM_SNR_DB,
-        minimum_agreement: Annotated[float, Field(ge=0, le=1)] = MINIMUM_AGREEMENT,
+        minimum_agreement: Share = MINIMUM_AGREEMENT,
     ) -> None:
-        super().__init__(minimum_snr_db=minimum_snr_db, minimum_agreement=minimum_agreement)
+        super().__init__(
+            batch_size=batch_size,
+            timing=TimingOptions(rounds=rounds, maximum_seconds=maximum_seconds),
+            minimum_snr_db=minimum_snr_db,
+            minimum_agreement=minimum_agreement,
+        )
         self.threads = threads
-        self.batch_size = batch_size
-        self.timing = TimingOptions(rounds=rounds, maximum_seconds=maximum_seconds)
 
     def check_available(self) -> None:
         """ONNX and ONNX Runtime must be importable."""

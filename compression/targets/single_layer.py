@@ -90,14 +90,14 @@ def single_layer(
         seed: Draws the weights.
 
     Returns:
-        The candidate in eval mode, and one image (1, C, H, W), or (1, F) for a linear layer.
+        The candidate in eval mode, and one image (1, C, H, W); (1, F, 1, 1) for a linear layer.
     """
     if layer.kind == "depthwise":
         filters = layer.out_channels // layer.in_channels
         in_channels = max(1, out_channels // filters)
         out_channels = in_channels * filters
     module = _module(layer, in_channels, out_channels)
-    return _chain([module], integer=integer, seed=seed), torch.zeros(1, in_channels, *layer.size)
+    return _chain([module], integer=integer, seed=seed), torch.zeros(1, in_channels, *(layer.size or (1, 1)))
 
 
 def pointwise_chain(
@@ -114,11 +114,15 @@ def _chain(modules: list[nn.Module], *, integer: bool, seed: Seed) -> Candidate:
     model = nn.Sequential()
     if integer:
         model.add_module("input", _quantizer(1.0))
+    if isinstance(modules[0], nn.Linear):
+        # every target takes images
+        model.add_module("flatten", nn.Flatten())
     for index, module in enumerate(modules):
         name = f"layer{index}"
         model.add_module(name, module)
         weight, bias = module.weight, module.bias
-        assert isinstance(weight, nn.Parameter) and isinstance(bias, nn.Parameter)
+        assert isinstance(weight, nn.Parameter)
+        assert isinstance(bias, nn.Parameter)
         weight.data.uniform_(-0.1, 0.1, generator=generator)
         # on the grid of any accumulator
         bias.data.zero_()

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from ...studies.errors import DeviceError, TargetError
 from ...studies.seeds import Seed
-from .base import Artefact, Target
+from .base import Artefact, AtLeastOne, Positive, Rounds, Share, Target
 from .device_lock import device_lock
 from .parity import MINIMUM_AGREEMENT, MINIMUM_SNR_DB
 from .size import file_bytes, zipped_bytes
@@ -82,17 +82,20 @@ class TorchCUDA(Target):
         self,
         *,
         device: Annotated[int, Field(ge=0)] = 0,
-        batch_size: Annotated[int, Field(ge=1)] = 1,
-        rounds: Annotated[int, Field(ge=2)] = 200,
-        maximum_seconds: Annotated[float, Field(gt=0)] = 2.0,
+        batch_size: AtLeastOne = 1,
+        rounds: Rounds = 200,
+        maximum_seconds: Positive = 2.0,
         minimum_snr_db: float = MINIMUM_SNR_DB,
-        minimum_agreement: Annotated[float, Field(ge=0, le=1)] = MINIMUM_AGREEMENT,
+        minimum_agreement: Share = MINIMUM_AGREEMENT,
     ) -> None:
-        super().__init__(minimum_snr_db=minimum_snr_db, minimum_agreement=minimum_agreement)
+        super().__init__(
+            batch_size=batch_size,
+            timing=TimingOptions(rounds=rounds, maximum_seconds=maximum_seconds, warm_up=0.2),
+            minimum_snr_db=minimum_snr_db,
+            minimum_agreement=minimum_agreement,
+        )
         self.device = f"cuda:{device}"
         self.index = device
-        self.batch_size = batch_size
-        self.timing = TimingOptions(rounds=rounds, maximum_seconds=maximum_seconds, warm_up=0.2)
         self._models: dict[Path, nn.Module] = {}
 
     def check_available(self) -> None:
@@ -108,6 +111,7 @@ class TorchCUDA(Target):
 
     def export(self, candidate: Candidate, folder: Path, example: Tensor) -> Artefact:
         """Write ``model_fp16.safetensors`` and keep the float16 model ready on the GPU."""
+        import torch
         from safetensors.torch import save_file
 
         self.check_available()
@@ -116,7 +120,7 @@ class TorchCUDA(Target):
         half = half_precision(candidate.model)
         save_file({name: value.cpu().contiguous().clone() for name, value in half.state_dict().items()}, path)
         self._models[path] = half.to(self.device)
-        details = {"input_shape": list(example.shape[1:]), "dtype": "float16"}
+        details = {"input_shape": list(example.shape[1:]), "dtype": "float16", "versions": {"torch": torch.__version__}}
         return Artefact(self.name, path, file_bytes(path), zipped_bytes(path), details)
 
     def restore(self, artefact: Artefact, candidate: Candidate) -> None:

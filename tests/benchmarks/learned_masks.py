@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from pathlib import Path
+from math import prod
+from typing import Literal
 
 import torch
 
@@ -45,9 +46,16 @@ def uniform(names: list[str], sparsity: float) -> TrialPlan:
     return TrialPlan({name: LayerPlan(pruning=Pruning(sparsity, "filter")) for name in names})
 
 
-def learned(names: list[str], target: float, strength: float, structure: str = "filter", cost: str = "operations"):
+def learned(
+    names: list[str],
+    target: float,
+    strength: float,
+    structure: str = "filter",
+    cost: Literal["operations", "parameters"] = "operations",
+    stages: Stages | None = None,
+) -> TrialPlan:
     pruning = Pruning(0.0, structure, mask="learned", target=target, strength=strength, cost=cost)
-    return TrialPlan({name: LayerPlan(pruning=pruning) for name in names})
+    return TrialPlan({name: LayerPlan(pruning=pruning) for name in names}, stages=stages)
 
 
 def train(task, study, plan, layers, seed, *, round_to=1):
@@ -115,14 +123,87 @@ def on_cifar(args: argparse.Namespace) -> None:
                 share = count_macs(candidate.model, task.example) / dense
                 rows[side].append(accuracy(task, candidate.model, args.split))
                 kept = [candidate.achieved["layers"][name]["channels"] for name in names]
-                print(f"target {target:g} seed {seed} {side:8s} operations {share:.4f} accuracy {rows[side][-1]:.4f}  {kept}")
+                print(
+                    f"target {target:g} seed {seed} {side:8s} operations {share:.4f} accuracy {rows[side][-1]:.4f}  {kept}"
+                )
                 if attached.learned is not None and args.verbose:
-                    print("   ", attached.learned.report(), [round(float(u.scores.mean()), 2) for u in attached.learned._units])
+                    print(
+                        "   ",
+                        attached.learned.report(),
+                        [round(float(u.scores.mean()), 2) for u in attached.learned._units],
+                    )
                 for deviation in attached.deviations[-2:]:
                     print("   ", deviation)
         for side, values in rows.items():
             if values:
                 print(f"target {target:g} {side:8s} mean accuracy {statistics.mean(values):.4f}")
+
+
+def from_scratch(args: argparse.Namespace) -> None:
+    study = load_study("digits-adversarial", overrides=args.set)
+    task = ClassificationTask(study, torch.device("cpu"))
+    layers = inspect_layers(task.build_model(), task.input_shape)
+    names = [layer.name for layer in layers if layer.kind != "depthwise"]
+    training = study.training
+    recipe = Recipe("adversarial", method=training.method, epsilon=training.epsilon)
+    print(
+        f"{training.method} at epsilon {training.epsilon:g}, {training.epochs} epochs, digits; PGD-20 on the test split"
+    )
+    for size in args.sizes:
+        sizes = {layer.name: prod(layer.weight_shape) for layer in layers}
+        total, pruned = sum(sizes.values()), sum(sizes[name] for name in names)
+        # the same size in all: what no side prunes (depthwise filters) counts too
+        sparsity = 1.0 - (size * total - (total - pruned)) / pruned
+        after = Stages(0.5, 0.75, 0.75, 0.75)
+        plans = {
+            "learned": learned(names, size, args.strength, "weight", "parameters", Stages(0.0, 0.75, 0.75, 0.75)),
+            "after training, per layer": magnitude(names, sparsity, "layer", after),
+            "after training, global": magnitude(names, sparsity, "global", after),
+        }
+        rows: dict[str, list[tuple[float, float]]] = {side: [] for side in plans}
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            for side, plan in plans.items():
+                if args.only and not side.startswith(args.only):
+                    continue
+                planned = TrialPlan(plan.layers, recipe, plan.stages)
+                attached, candidate = train(task, study, planned, layers, Seed(seed))
+                weights = [candidate.model.get_parameter(f"{layer.name}.weight") for layer in layers]
+                share = sum(int((one != 0).sum()) for one in weights) / sum(one.numel() for one in weights)
+                figures = accuracy(task, candidate.model, args.split), robust(task, candidate.model, args.split)
+                rows[side].append(figures)
+                print(
+                    f"size {share:.4f} seed {seed} {side:26s} natural {figures[0]:.4f} PGD {figures[1]:.4f}", flush=True
+                )
+                for deviation in attached.deviations[-2:] if args.verbose else ():
+                    print("   ", deviation)
+        for side, values in rows.items():
+            if not values:
+                continue
+            clean, attacked = (statistics.mean(part) for part in zip(*values, strict=True))
+            print(f"size {size:g} {side:26s} mean natural {clean:.4f} PGD {attacked:.4f}", flush=True)
+
+
+def magnitude(names: list[str], sparsity: float, scope: str, stages: Stages) -> TrialPlan:
+    plan = LayerPlan(pruning=Pruning(sparsity, "weight", scope=scope))
+    return TrialPlan({name: plan for name in names}, stages=stages)
+
+
+def robust(task, model, split: str) -> float:
+    images = task.evaluation(split)
+    epsilon = task.study.training.epsilon
+    right = pgd(
+        model,
+        to_float(images.images),
+        images.targets,
+        loss=task.attack_loss,
+        correct=task.correct,
+        epsilon=epsilon,
+        step_size=epsilon / 4,
+        steps=20,
+        restarts=1,
+        generator=Seed(7).torch(task.device),
+    )
+    return float(right.float().mean())
 
 
 def main() -> None:
@@ -140,8 +221,12 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--sizes", type=float, nargs="+", default=[0.16, 0.04])
     args = parser.parse_args()
-    on_cifar(args)
+    if args.from_scratch:
+        from_scratch(args)
+    else:
+        on_cifar(args)
 
 
 if __name__ == "__main__":

@@ -99,9 +99,7 @@ ORIGINS = [
     for index, names in enumerate(_SELECTED)
     for origin in (("random", "trained") if len(names) == 1 else (("random", "trained")[index % 2],))
 ]
-ON_WEIGHTS = [
-    names for names in COMBINATIONS if not {"activation_bits", "post"} & {SIMULATORS[name][0] for name in names}
-]
+ON_WEIGHTS = [names for names in _SELECTED if not {"activation_bits", "post"} & {SIMULATORS[name][0] for name in names}]
 
 
 def parts_of(names: Sequence[str]) -> dict[str, Any]:
@@ -135,7 +133,8 @@ class Case:
         with torch.no_grad():
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
-                    for tensor, low in ((module.weight, 0.5), (module.bias, -0.5), (module.running_mean, -0.5)):
+                    statistics = ((module.running_mean, -0.5), (module.running_var, 0.5))
+                    for tensor, low in ((module.weight, 0.5), (module.bias, -0.5), *statistics):
                         tensor.copy_(torch.rand(tensor.shape, generator=generator) + low)
         if state is not None:
             model.load_state_dict(state)
@@ -248,9 +247,15 @@ def digits_state(case) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="session")
-def resnet20_state() -> dict[str, Tensor]:
-    """The public ResNet-20's weights for CIFAR-10."""
+def public_resnet20() -> dict[str, Tensor] | None:
+    """The public ResNet-20's weights for CIFAR-10; None where they are not there, for seeded random ones."""
     path = SHARED / "models" / "resnet20_cifar10.safetensors"
-    if not path.is_file():
+    return read_state_dict(path) if path.is_file() else None
+
+
+@pytest.fixture(scope="session")
+def resnet20_state(public_resnet20) -> dict[str, Tensor]:
+    """The same; skips where they are not there."""
+    if public_resnet20 is None:
         pytest.skip("../shared/data is not there")
-    return read_state_dict(path)
+    return public_resnet20

@@ -59,7 +59,8 @@ def test_a_trial_layer_by_layer_is_what_the_trial_says_it_achieved(finished_run)
 @pytest.mark.parametrize("trial", [0, 2])
 def test_every_layer_has_a_share_of_the_latency_measured_now(trial, finished_run):
     frame = frame_of(finished_run, trial=trial)
-    assert (frame["latency_ms"] >= 0).all() and frame["latency_ms"].sum() > 0
+    assert (frame["latency_ms"] >= 0).all()
+    assert frame["latency_ms"].sum() > 0
     # the rest is what lies between layers
     assert 0.0 < frame["latency_share"].sum() <= 1.0 + 1e-9
     assert frame["latency_share"].to_numpy() / frame["latency_ms"].to_numpy() == pytest.approx(
@@ -90,7 +91,8 @@ def test_the_table_has_totals_and_json_is_csv(finished_run):
     assert text.startswith("trial 2 of small\n")
     frame = frame_of(finished_run, trial=2)
     assert f"{len(frame)} layers keep {frame['kept_weights'].sum():,} of {frame['weights'].sum():,} weights" in text
-    assert "packed: " in text and "profiled now, onnxruntime-cpu, 1 thread" in text
+    assert "packed: " in text
+    assert "profiled now, onnxruntime-cpu, 1 thread" in text
     records = pd.DataFrame(json.loads(shown(finished_run, trial=2, form="json")))
     pd.testing.assert_frame_equal(untimed(records), untimed(frame), check_exact=False, rtol=1e-6)
 
@@ -100,7 +102,7 @@ def test_a_model_is_inspected_as_before(tmp_path, monkeypatch):
     # a model's name is a model, whatever lies here
     monkeypatch.chdir(tmp_path)
     frame = pd.read_csv(io.StringIO(shown("digits-cnn", form="csv")))
-    assert list(frame["layer"])[0] == "stem.conv"
+    assert next(iter(frame["layer"])) == "stem.conv"
     assert "8 layers, 36,850 parameters" in shown("digits-cnn")
 
 

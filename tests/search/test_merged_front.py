@@ -12,6 +12,7 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from forgefront import load_run
@@ -72,7 +73,8 @@ def stored(
     record = optuna.create_study(
         study_name=folder.name, storage=open_storage(sqlite_url(run.database), create=True), directions=list(directions)
     )
-    record.set_metric_names([part.name for part in study.objectives][: len(directions)])
+    with pytest.warns(ExperimentalWarning):
+        record.set_metric_names([part.name for part in study.objectives])
     record.add_trials(trials)
     return folder
 

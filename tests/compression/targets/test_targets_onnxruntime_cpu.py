@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from forgefront.compression.targets.base import Artefact
@@ -34,6 +36,19 @@ def test_the_file_runs_with_numpy_and_onnxruntime_alone(candidates, tmp_path):
     arguments = [str(artefact.path), str(tmp_path / "images.npy"), str(tmp_path / "outputs.npy")]
     subprocess.run([sys.executable, "-c", ALONE, *arguments], check=True, timeout=60)
     assert np.array_equal(np.load(tmp_path / "outputs.npy"), target.run(artefact, images.numpy()))
+
+
+def test_an_artefact_states_what_it_was_written_with(candidates, tmp_path):
+    images = candidates.images(1)
+    artefact = OnnxRuntimeCPU().export(candidates.dense(candidates.seeded(lambda: digits_cnn(10))), tmp_path, images)
+    model = onnx.load(artefact.path)
+    assert artefact.details == {
+        "input_shape": [3, 32, 32],
+        "opset": model.opset_import[0].version,
+        "ir_version": model.ir_version,
+        "versions": {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
+    }
+    assert Artefact.from_dict(json.loads(json.dumps(artefact.to_dict())), tmp_path) == artefact
 
 
 def test_outputs_do_not_depend_on_how_images_are_batched(candidates, tmp_path):
