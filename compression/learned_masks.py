@@ -41,6 +41,7 @@ MEASURED, ON_SCHEDULE = 0.1, 0.75
 # by this the strength grows with every step that finds ψ at twice its target (less where it is nearer), and falls back
 GROWTH = 1.1
 SAMPLED = 500
+LARGEST_RATE = 16.0
 
 
 class LearnedMask(MaskWeight):
@@ -169,6 +170,20 @@ class LearnedMasks:
         """The scores M, one tensor a group or layer."""
         return [unit.scores for unit in self._units]
 
+    def rates(self) -> list[float]:
+        """For each tensor of scores the factor on its gradients that makes ψ pull on all scores alike.
+
+        A score is then worth what its channel or weight brings to the task for each unit of cost, so that one
+        threshold is right for all layers, cheap and expensive ones.
+        """
+        masks = [torch.ones_like(unit.scores, requires_grad=True) for unit in self._units]
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(self._share(masks), masks)
+        means = [float(gradient.mean()) for gradient in gradients]
+        counts = [unit.scores.numel() for unit in self._units]
+        overall = sum(mean * count for mean, count in zip(means, counts, strict=True)) / sum(counts)
+        return [min(LARGEST_RATE, overall / mean) if mean > overall / LARGEST_RATE else LARGEST_RATE for mean in means]
+
     def share(self) -> Tensor:
         """ψ, 0-d: the cost under the masks as they are, with gradients to the scores; 1 for the dense network."""
         return self._share([binarize(unit.scores) for unit in self._units])
@@ -209,14 +224,17 @@ class LearnedMasks:
         if self._phase == "measuring" and not self.frozen:
             for unit in self._units:
                 if unit.scores.grad is not None:
-                    unit.importance += unit.scores.grad.square()
+                    unit.importance += unit.scores.grad.abs()
 
     @torch.no_grad()
     def _start_from_importance(self) -> None:
-        total = torch.cat([unit.importance.flatten() for unit in self._units])
-        if float(total.sum()) > 0.0:
-            for unit in self._units:
-                unit.scores.copy_(FIRST_SCORE * unit.importance / total.mean())
+        # squared gradients estimate what removal costs the task (Theis et al. 2018); their mean is taken over
+        # absolute values, which a few batches with large gradients do not decide
+        worth = [rate * unit.importance.square() for unit, rate in zip(self._units, self.rates(), strict=True)]
+        mean = torch.cat([one.flatten() for one in worth]).mean()
+        if float(mean) > 0.0:
+            for unit, one in zip(self._units, worth, strict=True):
+                unit.scores.copy_(FIRST_SCORE * one / mean)
 
     @torch.no_grad()
     def freeze(self) -> None:

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["MaskTraining", "without_scores"]
 
 
-MOMENTUM = 0.9
-
-
 class MaskTraining:
     """The scores' part of both optimizers.
 
@@ -33,23 +30,27 @@ class MaskTraining:
     def __init__(self, masks: LearnedMasks, section: MaskSection) -> None:
         self.masks = masks
         scores = masks.parameters()
-        # ψ is a share, so a score's part of its gradient falls with their number; this makes one rate suit all networks
-        self._scale = float(sum(one.numel() for one in scores))
+        # ψ is a share, so a score's part of its gradient falls with their number; this makes one learning rate suit all
+        count = sum(one.numel() for one in scores)
+        self._scales = [rate * count for rate in masks.rates()]
         rate, decay = section.learning_rate, section.weight_decay
-        self._task = torch.optim.SGD(scores, lr=rate, momentum=MOMENTUM, weight_decay=decay)
-        self._hardware = torch.optim.SGD(scores, lr=rate, momentum=MOMENTUM, weight_decay=decay)
+        self._task = torch.optim.SGD(scores, lr=rate, weight_decay=decay)
+        self._hardware = torch.optim.SGD(scores, lr=rate, weight_decay=decay)
 
     def step(self) -> None:
         """Move the scores; call it after the task's loss went backward. Gradients are gone afterwards."""
         scores = self.masks.parameters()
         self.masks.observe()
         if self.masks.moving:
-            gradients = [torch.zeros_like(one) if one.grad is None else one.grad * self._scale for one in scores]
+            gradients = [
+                torch.zeros_like(one) if one.grad is None else scale * one.grad
+                for one, scale in zip(scores, self._scales, strict=True)
+            ]
             self._move(self._task, gradients)
-            hardware = torch.autograd.grad(self.masks.loss(), scores, allow_unused=True)
+            hardware = torch.autograd.grad(self.masks.loss(), scores)
             total = [
-                gradient if extra is None else gradient + extra * self._scale
-                for gradient, extra in zip(gradients, hardware, strict=True)
+                gradient + scale * extra
+                for gradient, extra, scale in zip(gradients, hardware, self._scales, strict=True)
             ]
             self._move(self._hardware, total)
         for one in scores:
