@@ -231,10 +231,13 @@ class LearnedMasks:
         # squared gradients estimate what removal costs the task (Theis et al. 2018); their mean is taken over
         # absolute values, which a few batches with large gradients do not decide
         worth = [rate * unit.importance.square() for unit, rate in zip(self._units, self.rates(), strict=True)]
-        mean = torch.cat([one.flatten() for one in worth]).mean()
-        if float(mean) > 0.0:
-            for unit, one in zip(self._units, worth, strict=True):
-                unit.scores.copy_(FIRST_SCORE * one / mean)
+        flat = torch.cat([one.flatten() for one in worth])
+        if float(flat.sum()) > 0.0:
+            # their order alone: a few outliers would leave all others next to the threshold, to fall at once
+            order = torch.argsort(torch.argsort(flat, stable=True), stable=True)
+            parts = ((order + 1) * (2.0 * FIRST_SCORE / len(flat))).split([unit.scores.numel() for unit in self._units])
+            for unit, part in zip(self._units, parts, strict=True):
+                unit.scores.copy_(part.reshape(unit.scores.shape))
 
     @torch.no_grad()
     def freeze(self) -> None:

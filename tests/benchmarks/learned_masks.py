@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--split", choices=("validation", "test"), default="test")
-    parser.add_argument("--only", choices=("learned", "uniform"))
+    parser.add_argument("--only", choices=("learned", "uniform", "after"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--set", action="append", default=[])

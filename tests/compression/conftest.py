@@ -1,5 +1,4 @@
-"""What the compression tests share: plans that treat every layer alike, models by name, trained weights, and every pair
-and triple of simulators that go together."""
+"""What the compression tests share: plans, models by name, trained weights, simulators in every pair and triple."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ def test_each_technique_on_resnet20(case, public_resnet20, name, tmp_path) -> No
     ("architecture", "name"),
     [
         ("mobilenetv2-cifar", "technique-16"),
-        ("vgg19-cifar", "technique-10"),
-        ("resnet50-cifar", "technique-4"),
+        ("vgg19-cifar", "technique-12"),
+        ("resnet50-cifar", "technique-10"),
     ],
 )
 def test_techniques_on_larger_networks(case, architecture, name, tmp_path) -> None:
