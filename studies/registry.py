@@ -40,6 +40,10 @@ REGISTRY: dict[str, dict[str, str]] = {
         "resnet20": "forgefront.trainers.models.cifar_resnet:resnet20",
         "resnet32": "forgefront.trainers.models.cifar_resnet:resnet32",
         "resnet56": "forgefront.trainers.models.cifar_resnet:resnet56",
+        "resnet18-cifar": "forgefront.trainers.models.small_images:resnet18_cifar",
+        "resnet50-cifar": "forgefront.trainers.models.small_images:resnet50_cifar",
+        "vgg19-cifar": "forgefront.trainers.models.small_images:vgg19_cifar",
+        "mobilenetv2-cifar": "forgefront.trainers.models.small_images:mobilenetv2_cifar",
     },
     "attack": {
         "n-fgsm": "forgefront.trainers.attacks.single_step:NFGSM",

@@ -36,11 +36,13 @@ class MaskSection(Section):
     """How learned masks are trained, beside the weights.
 
     Args:
-        learning_rate: Of the scores, under Adam.
+        learning_rate: Of the scores; it suits networks of any size, as gradients are scaled by the number of scores.
+        curvature: Weigh masks by what switching them would cost, to second order; false is as published.
         weight_decay: Pulls scores to the threshold, so that masks keep being tried (Vemparala et al.).
     """
 
-    learning_rate: Positive = 0.02
+    learning_rate: Positive = 0.01
+    curvature: bool = True
     weight_decay: NonNegative = 5e-4
 
 

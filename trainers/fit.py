@@ -235,7 +235,7 @@ class _Run:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.masks is not None:
-            self.masks.step()
+            self.masks.step(len(batch.indices))
         if self.training.gradient_clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), self.training.gradient_clip)
         optimizer.step()
