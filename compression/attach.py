@@ -215,6 +215,7 @@ def attach(
             stages=stages,
             round_to=round_to,
             cost_table=cost_table,
+            beside=attached.filter_masks,
             deviations=attached.deviations,
         )
     for layer in layers:

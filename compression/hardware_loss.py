@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..spaces.layers import LayerInfo
 
-__all__ = ["LayerCosts", "Operations", "Parameters", "binarize", "hardware_loss"]
+__all__ = ["LayerCosts", "Operations", "Parameters", "binarize", "dense_channels", "hardware_loss"]
 
 
 class _Binarize(torch.autograd.Function):

@@ -37,8 +37,9 @@ class MaskSection(Section):
 
     Args:
         learning_rate: Of the scores; it suits networks of any size, as gradients are scaled by the number of scores.
-        curvature: Weigh masks by what switching them would cost, to second order; false is as published.
-        weight_decay: Pulls scores to the threshold, so that masks keep being tried (Vemparala et al.).
+        curvature: Weigh masks by what switching them would cost, to second order; false takes the plain gradient, as
+            published.
+        weight_decay: Pulls scores to the threshold (Vemparala et al.).
     """
 
     learning_rate: Positive = 0.01

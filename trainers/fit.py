@@ -148,7 +148,7 @@ class _Run:
         self.task, self.attached, self.recipe, self.training, self.seed = task, attached, recipe, training, seed
         self.per_epoch = task.steps_per_epoch(training.batch_size, recipe)
         whole = training.steps if training.steps is not None else (training.epochs or 1) * self.per_epoch
-        self.steps = round(recipe.budget * whole)
+        self.steps = math.ceil(recipe.budget * whole - 1e-9)
         self.epochs = math.ceil(self.steps / self.per_epoch)
         self.done = 0
         self.slowdown = 1.0

@@ -45,18 +45,23 @@ class MaskTraining:
         rate, decay = section.learning_rate, section.weight_decay
         self._curvature = section.curvature
         self._squares = [torch.zeros_like(one) for one in scores]
-        self._steps = 0
+        self._seen = [torch.zeros_like(one) for one in scores]
         self._task = torch.optim.SGD(scores, lr=rate, weight_decay=decay)
         self._hardware = torch.optim.SGD(scores, lr=rate, weight_decay=decay)
 
     def step(self, images: int) -> None:
-        """Move the scores; call it after the loss of a batch of `images` went backward; drops their gradients."""
+        """Move the scores, and drop their gradients; call it after the task's loss went backward.
+
+        Args:
+            images: Number of images in the batch.
+        """
         scores = self.masks.parameters()
         self.masks.observe()
         if self.masks.moving:
             gradients = [scale * one for one, scale in zip(self._task_gradients(images), self._scales, strict=True)]
             self._move(self._task, gradients)
-            hardware = torch.autograd.grad(self.masks.loss(), scores)
+            self.masks.tighten()
+            hardware = torch.autograd.grad(self.masks.loss(), scores, materialize_grads=True, allow_unused=True)
             total = [
                 gradient + scale * extra
                 for gradient, extra, scale in zip(gradients, hardware, self._scales, strict=True)
@@ -70,14 +75,16 @@ class MaskTraining:
         gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in scores]
         if not self._curvature:
             return gradients
-        self._steps += 1
         chords = []
-        for one, gradient, square in zip(scores, gradients, self._squares, strict=True):
-            square.lerp_(gradient.square(), 1.0 - MEMORY)
-            # gradients reach M through ½(1 − tanh²M), their squares twice
+        for one, gradient, square, seen in zip(scores, gradients, self._squares, self._seen, strict=True):
+            on = one.detach() >= 0.0
+            # gradients reach M through ½(1 − tanh²M)
             slope = (0.5 * (1.0 - torch.tanh(one.detach()).square())).clamp(min=SMALLEST_SLOPE)
-            half = 0.5 * images * square / (1.0 - MEMORY**self._steps) / slope
-            chords.append(gradient - torch.where(one.detach() >= 0.0, half, -half))
+            # while a mask is off its gradient has a mean, whose square is no curvature
+            square.copy_(torch.where(on, square.lerp((gradient / slope).square(), 1.0 - MEMORY), square))
+            seen += on
+            half = 0.5 * images * slope * square / (1.0 - MEMORY ** seen.clamp(min=1.0))
+            chords.append(gradient - torch.where(on, half, -half))
         return chords
 
     def _move(self, optimizer: torch.optim.Optimizer, gradients: list[torch.Tensor]) -> None:

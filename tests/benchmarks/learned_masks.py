@@ -140,7 +140,7 @@ def on_cifar(args: argparse.Namespace) -> None:
 
 
 def from_scratch(args: argparse.Namespace) -> None:
-    study = load_study("digits-adversarial", overrides=args.set)
+    study = load_study("digits-adversarial", overrides=["training.epochs=16", *args.set])
     task = ClassificationTask(study, torch.device("cpu"))
     layers = inspect_layers(task.build_model(), task.input_shape)
     names = [layer.name for layer in layers if layer.kind != "depthwise"]
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--weights", default="models/resnet20_cifar10.safetensors")
     parser.add_argument("--from-scratch", action="store_true")
     parser.add_argument("--targets", type=float, nargs="+", default=[0.5, 0.3])
-    parser.add_argument("--strength", type=float, default=2.0)
+    parser.add_argument("--strength", type=float, default=0.5)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)

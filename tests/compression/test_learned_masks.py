@@ -8,7 +8,7 @@ import torch
 from forgefront.compression.attach import attach
 from forgefront.compression.bake import bake
 from forgefront.compression.hardware_loss import Operations, Parameters, binarize, hardware_loss
-from forgefront.compression.learned_masks import TOLERANCE
+from forgefront.compression.learned_masks import LARGEST_GROWTH, TOLERANCE
 from forgefront.objectives.size import count_macs
 from forgefront.spaces.layers import inspect_layers
 from forgefront.spaces.plan import Clustering, LayerPlan, Pruning, Quantization, Stages, TrialPlan
@@ -266,3 +266,71 @@ def test_a_hinge_that_was_not_met_in_training_is_a_deviation():
     attached.set_progress(0.5)
     assert attached.learned.report()["reached"] <= 0.5
     assert any("left learned masks at 1.000" in line for line in attached.deviations)
+
+
+def test_magnitude_masks_beside_learned_ones_count_as_well():
+    model = build(resnet20)
+    plan, layers = plan_for(model, target=0.5, coupled=False)
+    mixed = dict(plan.layers)
+    for name in list(mixed)[::2]:
+        mixed[name] = LayerPlan(pruning=Pruning(0.5, "filter"))
+    attached = shaken(attached_to(model, TrialPlan(mixed), layers))
+    attached.finalize([])
+    candidate = bake(attached, lambda: build(resnet20), layers, EXAMPLE)
+    totals = candidate.achieved["totals"]
+    assert attached.learned.report()["reached"] == pytest.approx(totals["macs"] / totals["macs_before"], abs=1e-6)
+    assert totals["macs"] / totals["macs_before"] <= 0.5
+
+
+def test_magnitude_masks_over_weights_count_where_weights_are_counted():
+    model = build()
+    plan, layers = plan_for(model, structure="weight", target=0.5, cost="parameters")
+    mixed = dict(plan.layers)
+    names = list(mixed)
+    mixed[names[-2]] = LayerPlan(pruning=Pruning(0.8, "weight"))
+    attached = shaken(attached_to(model, TrialPlan(mixed), layers))
+    attached.finalize([])
+    weights = [attached.source.get_submodule(layer.name).weight for layer in layers]
+    kept = sum(int((weight != 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    assert attached.learned.report()["reached"] == pytest.approx(kept, abs=2e-4)
+
+
+def test_strength_stays_bounded_where_the_target_is_out_of_reach():
+    model = build()
+    plan, layers = plan_for(model, target=0.01)
+    only = TrialPlan({"stage2.dense.conv": plan.layers["stage2.dense.conv"]})
+    attached = attached_to(model, only, layers)
+    attached.set_progress(0.45)
+    for _ in range(200):
+        attached.learned._now = 0.01
+        attached.learned.tighten()
+    assert float(attached.learned._growth) == LARGEST_GROWTH
+    attached.set_progress(0.5)
+    assert any("their target is 0.010" in line for line in attached.deviations)
+
+
+def test_asking_for_the_loss_changes_nothing():
+    model = build()
+    attached = attached_to(model, *plan_for(model, target=0.3))
+    attached.set_progress(0.4)
+    first = attached.learned.loss().detach()
+    assert first == attached.learned.loss().detach() > 0.0
+
+
+def test_inputs_of_removed_channels_are_named_and_zero():
+    model = build(resnet20)
+    attached = shaken(attached_to(model, *plan_for(model, target=0.5)))
+    attached.set_progress(0.5)
+    gone = attached.learned.inputs_removed()
+    assert any(gone.values())
+    for name, inputs in gone.items():
+        module = attached.source.get_submodule(name)
+        if inputs and hasattr(module, "weight"):
+            assert (module.weight[:, sorted(inputs)] == 0).all()
+
+
+def test_rounding_of_learned_channels_is_a_deviation():
+    model = build(resnet20)
+    attached = shaken(attached_to(model, *plan_for(model, target=0.4, coupled=False), round_to=8))
+    attached.set_progress(0.5)
+    assert any("a multiple of 8" in line for line in attached.deviations)

@@ -67,11 +67,26 @@ def test_with_curvature_it_is_the_chords():
     for found, gradient, scores in zip(
         training._task_gradients(IMAGES), gradients, attached.learned.parameters(), strict=True
     ):
+        on = scores.detach() >= 0
         slope = (0.5 * (1.0 - torch.tanh(scores.detach()).square())).clamp(min=0.05)
-        # after one batch the moving average is that batch's square
-        half = 0.5 * IMAGES * gradient.square() / slope
-        side = torch.where(scores >= 0, 1.0, -1.0)
-        torch.testing.assert_close(found, gradient - side * half)
+        # after one batch the moving average is that batch's square, of masks that were on
+        half = torch.where(on, 0.5 * IMAGES * gradient.square() / slope, 0.0)
+        torch.testing.assert_close(found, gradient - half)
+
+
+def test_a_mask_that_went_off_remembers_its_curvature():
+    attached = moving()
+    training = MaskTraining(attached.learned, MaskSection())
+    backward(attached)
+    first = training._task_gradients(IMAGES)
+    halves = [scores.grad - chord for scores, chord in zip(attached.learned.parameters(), first, strict=True)]
+    with torch.no_grad():
+        for scores in attached.learned.parameters():
+            scores.neg_()
+            scores.grad.zero_()
+    for chord, half in zip(training._task_gradients(IMAGES), halves, strict=True):
+        # tanh² is even, and so the slope is the same on the other side of the threshold
+        torch.testing.assert_close(chord, half)
 
 
 def test_the_hinge_moves_scores_down_and_nothing_else():
