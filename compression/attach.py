@@ -22,14 +22,14 @@ from ..spaces.layers import LayerInfo
 from ..spaces.plan import FLOAT_BITS, LayerPlan, Pruning, Stages, TrialPlan
 from ..studies.seeds import Seed
 from .calibration import calibrate
-from .channel_masks import channel_groups, group_mask, prunes_filters
+from .channel_masks import channel_groups, coupled_deviations, group_mask, lost_channels, prunes_filters
 from .clustering import ClusterWeight
 from .global_masks import GlobalFilterMask, GlobalWeightMask
 from .insertion import insert_activation_quantizers
 from .learned_masks import LearnedMasks
 from .pruning import GroupMask, LayerMask, latent_weight, masked_weight
 from .quantizers import ActivationQuantizer, WeightQuantizer, activation_quantizers
-from .removal import Removed
+from .removal import ChannelGroup, Removed
 from .schedule import cubic_sparsity
 from .step_sizes import LearnedActivationQuantizer, LearnedWeightQuantizer
 
@@ -50,6 +50,7 @@ class Attached:
         plan: The plan as it was given.
         stages: When each compressor works.
         learned: Masks that train with the weights, None where the plan has none.
+        groups: Channels that may go, each with all that goes with them.
         deviations: What differs from it, one line each.
         finalized: Whether `finalize` was called.
     """
@@ -57,6 +58,7 @@ class Attached:
     def __init__(self, model: nn.Module, source: nn.Module, plan: TrialPlan, stages: Stages, *, seed: Seed) -> None:
         self.model, self.source, self.plan, self.stages, self.seed = model, source, plan, stages, seed
         self.learned: LearnedMasks | None = None
+        self.groups: list[ChannelGroup] = []
         self.deviations: list[str] = []
         self.finalized = False
         self.weight_masks: list[LayerMask] = []
@@ -81,9 +83,7 @@ class Attached:
             if not self._pruned:
                 self._pruned = True
                 self._update_masks(fraction)
-                self.deviations += [line for pool in self.pools if (line := pool.deviation()) is not None]
-                if self.learned is not None:
-                    self.learned.freeze()
+                self._end_pruning(fraction)
         elif fraction >= self._last + MASK_STEP:
             self._update_masks(fraction)
         if not self._clustered and fraction >= stages.cluster:
@@ -131,7 +131,7 @@ class Attached:
     def removed(self) -> Removed:
         """Filters that the masks hold at zero, for real removal."""
         pairs = [(mask.group.leader, mask.removed()) for mask in self.filter_masks]
-        learned = [] if self.learned is None else self.learned.removed()
+        learned = self.learned.removed() if self.learned is not None and self.learned.frozen else []
         return [*((name, indices) for name, indices in pairs if indices), *learned]
 
     def _masks(self) -> list[LayerMask | GroupMask]:
@@ -139,10 +139,30 @@ class Attached:
 
     def _update_masks(self, fraction: float) -> None:
         self._last = fraction
-        start, end = self.stages.prune_start, self.stages.prune_end
-        alone = [mask for mask in self._masks() if mask.scope == "layer"]
-        for mask in (*alone, *self.pools):
-            mask.update(cubic_sparsity(fraction, final=mask.sparsity, start=start, end=end))
+        alone = [mask for mask in self.filter_masks if mask.scope == "layer"]
+        for mask in (*alone, *(pool for pool in self.pools if isinstance(pool, GlobalFilterMask))):
+            mask.update(self._sparsity(fraction, mask.sparsity))
+        self._update_weight_masks(fraction)
+
+    def _update_weight_masks(self, fraction: float) -> None:
+        outputs, inputs = lost_channels(self.groups, self.removed())
+        for layer in self.weight_masks:
+            layer.lose(outputs.get(layer.name, ()), inputs.get(layer.name, ()))
+        alone = [mask for mask in self.weight_masks if mask.scope == "layer"]
+        for mask in (*alone, *(pool for pool in self.pools if isinstance(pool, GlobalWeightMask))):
+            mask.update(self._sparsity(fraction, mask.sparsity))
+
+    def _end_pruning(self, fraction: float) -> None:
+        """Freeze learned masks; what masks single weights, or reads removed channels, follows the channels' masks."""
+        if self.learned is not None:
+            self.learned.freeze()
+            self._update_weight_masks(fraction)
+        for mask in self.filter_masks:
+            mask.mask_readers()
+        self.deviations += [line for pool in self.pools if (line := pool.deviation()) is not None]
+
+    def _sparsity(self, fraction: float, final: float) -> float:
+        return cubic_sparsity(fraction, final=final, start=self.stages.prune_start, end=self.stages.prune_end)
 
     def _mode(self, quantizer: ActivationQuantizer) -> str:
         quantization = self.plan.layer(quantizer.source).quantization
@@ -168,16 +188,17 @@ def attach(
     round_to: int = 1,
     cost_table: CostTable | None = None,
 ) -> Attached:
-    """Put the plan's simulators on `model`, in place.
+    """Put the plan's simulators on `model`, in place. It must not move to another device afterwards.
 
     Every layer gets what its own plan says, whatever its kind or place; that depthwise layers keep their weights, and
     the first and last layer 8 bits, is the search space's choice. Three things hold all the same: images are quantized
     at 8 bits, in their own range; the network's outputs stay float; and channels that meet in a sum, or pass through a
     depthwise layer, go together. Where a filter reads fewer channels than an n:m group has (a depthwise layer, or an
-    image's three), the layer stays dense, and a deviation says so.
+    image's three), the layer stays dense, and a deviation says so. Sparsities and n:m patterns are of the weights whose
+    channels survive; weights that read removed channels are zero once masks are final.
 
     Args:
-        model: Plain, on its device; not copied.
+        model: Plain, on the device where it is trained; not copied. What masks index by does not move with it.
         plan: Layers that it does not name stay dense and float.
         layers: What `inspect_layers` found, in forward order.
         example: (1, C, H, W), one input on the model's device.
@@ -185,11 +206,16 @@ def attach(
         end: Fraction from which everything is at its final value, likewise.
         seed: For the codebooks.
         round_to: Filters are kept in multiples of this, as far as there are.
-        cost_table: What learned masks count as latency.
+        cost_table: What learned masks count as latency; needed where their cost is that.
+
+    Returns:
+        What training must call. Its `deviations` name what cannot be as planned.
 
     Raises:
-        ModelError: The plan cannot be put on this model (outputs below 32 bits need one that torch.fx can trace).
-        ValueError: The plan names an unknown layer, or learned masks that differ in target or cost.
+        ModelError: The plan cannot be put on this model: outputs below 32 bits need one that torch.fx can trace,
+            filters one whose channels Torch-Pruning can follow and whose batch norms have weights.
+        ValueError: `start` and `end` are no window, the plan names an unknown layer, prunes filters that cannot be
+            removed, or has learned masks that differ in target, strength or cost, or cost latency without a table.
     """
     _check(plan, layers)
     if not 0.0 <= start <= end <= 1.0:
@@ -200,13 +226,13 @@ def attach(
     _learn_activations(attached)
     for quantizer in activation_quantizers(attached.model.modules()):
         quantizer.observe = "never" if attached._mode(quantizer) == "post" else "training"
-    filtered: set[str] = set()
+    attached.groups = groups
     trained = [group for group in groups if plan.layer(group.leader).learned]
     for group in groups:
-        filtered |= {member.name for member in group.layers}
+        attached.deviations += coupled_deviations(model, plan, group)
         if group not in trained:
             attached.filter_masks.append(group_mask(model, plan, group, attached.deviations, round_to))
-    if any(layer.learned for layer in plan.layers.values()):
+    if trained or any(layer.learned and not prunes_filters(layer) for layer in plan.layers.values()):
         attached.learned = LearnedMasks(
             model,
             plan,
@@ -218,6 +244,7 @@ def attach(
             beside=attached.filter_masks,
             deviations=attached.deviations,
         )
+    filtered = {member.name for group in groups for member in (*group.layers, *group.consumers)}
     for layer in layers:
         _attach_weight(attached, layer.name, plan.layer(layer.name), filtered)
     _pool(attached)
@@ -240,8 +267,10 @@ def _attach_weight(attached: Attached, name: str, plan: LayerPlan, filtered: set
     clustering, quantization = plan.clustering, plan.quantization
     by_weight = _mask_weights(attached, name, module, plan.pruning)
     if clustering is not None:
-        # weights' masks count zero among the values, filters' masks take it away
+        # weights' masks count zero among the values, channels' masks take it away
         zeros: Literal["pinned", "kept", "free"] = "pinned" if by_weight else "kept" if name in filtered else "free"
+        if by_weight and clustering.clusters == 2:
+            attached.deviations.append(f"{name}: two clusters, one of them zero, keep one sign only")
         cluster = ClusterWeight(
             latent_weight(module),
             clustering.clusters,
@@ -278,15 +307,16 @@ def _mask_weights(attached: Attached, name: str, module: nn.Module, pruning: Pru
         if inputs < of:
             attached.deviations.append(f"{name}: dense instead of {kept}:{of}, as a filter reads {inputs} channels")
             return False
-        if inputs % of:
-            rest = f"the last {inputs % of} of {inputs} inputs keep {-(-kept * (inputs % of) // of)}"
-            attached.deviations.append(f"{name}: not all groups are {kept}:{of}, {rest}")
-    attached.weight_masks.append(LayerMask(module, pruning.sparsity, pattern=pruning.pattern, scope=pruning.scope))
+    mask = LayerMask(name, module, pruning.sparsity, pattern=pruning.pattern, scope=pruning.scope)
+    attached.weight_masks.append(mask)
     return True
 
 
 def _pool(attached: Attached) -> None:
-    """Join the masks of one sparsity that are planned over all layers."""
+    """Join the masks that are planned over all layers: one pool for each sparsity, of weights and of filters apart.
+
+    Layers of different sparsities do not compete: each pool removes its own share of what its own layers have.
+    """
     weights: dict[float, list[LayerMask]] = {}
     filters: dict[float, list[GroupMask]] = {}
     for mask in attached.weight_masks:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from ..spaces.layers import LayerInfo
 from ..spaces.plan import FLOAT_BITS
@@ -22,10 +21,11 @@ from ..studies.errors import CandidateError
 from .attach import Attached
 from .bias_grid import round_biases
 from .candidate import Candidate, LayerCodes
-from .clustering import ClusterWeight
+from .clustering import distinct_values
 from .insertion import insert_activation_quantizers
-from .pruning import latent_weight, masked_weight
-from .quantizers import WeightQuantizer, activation_quantizers
+from .masks import broken_groups
+from .pruning import masked_weight
+from .quantizers import activation_quantizers
 from .removal import Removed, remove_channels
 
 __all__ = ["bake"]
@@ -42,7 +42,8 @@ def bake(
 ) -> Candidate:
     """The candidate that `attached` has become; in eval mode the two give the same outputs, up to float rounding.
 
-    Weights are those simulated, bit for bit.
+    Weights are those simulated, bit for bit. Groups of weights that are not of their layer's n:m pattern once channels
+    are gone are counted in a deviation.
 
     Args:
         attached: Trained and finalized. It is left as it is.
@@ -94,15 +95,6 @@ def _ships_integers(attached: Attached, name: str) -> bool:
 
 def _simulated(module: nn.Module, tensor: str) -> Tensor:
     return getattr(module, tensor)
-
-
-def _before_bits(module: nn.Module) -> Tensor:
-    """A layer's weight after mask and clusters."""
-    weight: Tensor = latent_weight(module)
-    if parametrize.is_parametrized(module, "weight"):
-        for simulator in module.parametrizations["weight"]:  # type: ignore[index]
-            weight = weight if isinstance(simulator, WeightQuantizer) else simulator(weight)
-    return weight
 
 
 def _state(source: nn.Module, fresh: nn.Module, read: Callable[[nn.Module, str], Tensor]) -> dict[str, Tensor]:
@@ -160,7 +152,7 @@ def _codes(attached: Attached, layers: Sequence[LayerInfo], indices: Mapping[str
             continue
         quantizer = quantizers[layer.name]
         # on the device of training: another may sum in another order, and then prefer another clip
-        weight = _before_bits(attached.source.get_submodule(layer.name))
+        weight = masked_weight(attached.source.get_submodule(layer.name), clustered=True)
         codes, scale = (part.cpu() for part in quantizer.codes(weight))
         kept = indices.get(f"{layer.name}.weight")
         if kept is not None:
@@ -174,16 +166,22 @@ def _codebooks(attached: Attached, model: nn.Module) -> dict[str, Tensor]:
     codebooks = {}
     for name, _, cluster in attached.clusters:
         weight = model.get_parameter(f"{name}.weight").detach()
-        codebooks[name] = _distinct(weight, cluster)
+        codebooks[name] = distinct_values(weight, cluster.per)
     return codebooks
 
 
-def _distinct(weight: Tensor, cluster: ClusterWeight) -> Tensor:
-    if cluster.per == "layer":
-        return torch.unique(weight)
-    rows = [torch.unique(row) for row in weight]
-    width = max(row.numel() for row in rows)
-    return torch.stack([torch.cat([row, row[-1:].expand(width - row.numel())]) for row in rows])
+def _pattern_deviations(attached: Attached, model: nn.Module) -> list[str]:
+    lines = []
+    for mask in attached.weight_masks:
+        if mask.pattern is None:
+            continue
+        weight, (kept, of) = model.get_parameter(f"{mask.name}.weight"), mask.pattern
+        broken, groups = broken_groups(weight, kept, of)
+        left_over = weight.shape[1] % of
+        if broken:
+            rest = f", as {left_over} of {weight.shape[1]} inputs are left over" if left_over else ""
+            lines.append(f"{mask.name}: {broken} of {groups} groups are not {kept}:{of}{rest}")
+    return lines
 
 
 def _achieved(
@@ -212,4 +210,5 @@ def _achieved(
         "macs_before": sum(layer.macs for layer in layers),
     }
     learned = {} if attached.learned is None else {"learned_masks": attached.learned.report()}
-    return {"layers": rows, "totals": totals, **learned, "deviations": list(attached.deviations)}
+    deviations = [*attached.deviations, *_pattern_deviations(attached, model)]
+    return {"layers": rows, "totals": totals, **learned, "deviations": deviations}

@@ -1,9 +1,11 @@
 """Weight clustering: few distinct values in a layer or channel, trained with it (Han et al. 2016, arXiv:1510.00149).
 
 Seeding is k-means++ (Arthur & Vassilvitskii 2007), then a stated number of Lloyd iterations (10 here; TensorFlow's
-Model Optimization has none and leaves the rest to training, which 0 gives). From then on training moves the codebook,
-and each forward pass assigns every weight anew to its nearest value. In a pruned layer zero belongs to the codebook and
-stays fixed, and the other values are shared out between the signs in proportion to their weights.
+Model Optimization has none and leaves the rest to training, which 0 gives). Of more than 65,536 values k-means++ draws
+from an even sample, as each draw passes over all it chooses from; Lloyd's iterations see every value. From then on
+training moves the codebook, and each forward pass assigns every weight anew to its nearest value. In a pruned layer
+zero belongs to the codebook and stays fixed, and the other values are shared out between the signs in proportion to
+their weights.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from torch import Tensor, nn
 
 from ..studies.seeds import Seed
 
-__all__ = ["ClusterWeight", "assign", "look_up", "seed_codebook"]
+__all__ = ["ClusterWeight", "assign", "distinct_values", "look_up", "seed_codebook"]
 
 LLOYD_ITERATIONS = 10
+SAMPLE = 2**16
 
 
 def seed_codebook(
@@ -32,10 +35,12 @@ def seed_codebook(
     """Starting codebook of `clusters` values for one layer or channel.
 
     Args:
-        values: float64, (n,). Empty, or with fewer distinct values than clusters, it gives repeated entries.
+        values: float64, (n,), in any order; k-means++ draws from every ⌈n / 65,536⌉th of them, sorted. Empty, or with
+            fewer distinct values than clusters, they give repeated entries.
         clusters: K, at least 2.
         generator: Source of the k-means++ draws.
-        zero: The first entry is 0; exact zeros in `values` are left out of the seeding.
+        zero: The first entry is 0; exact zeros in `values` are left out of the seeding. With K = 2 one value is left,
+            of the sign whose magnitudes have the larger sum, and weights of the other sign become zero too.
         lloyd_iterations: Passes of Lloyd's algorithm after the seeding.
 
     Returns:
@@ -45,6 +50,9 @@ def seed_codebook(
         return _k_means(np.sort(values), clusters, generator, lloyd_iterations)
     negative, positive = np.sort(values[values < 0]), np.sort(values[values > 0])
     below, above = _split(negative.size, positive.size, clusters - 1)
+    if clusters == 2:
+        below = int(-negative.sum() > positive.sum())
+        above = 1 - below
     sides = [
         _k_means(side, count, generator, lloyd_iterations) for side, count in ((negative, below), (positive, above))
     ]
@@ -63,7 +71,8 @@ def _split(negative: int, positive: int, count: int) -> tuple[int, int]:
 def _k_means(values: np.ndarray, clusters: int, generator: np.random.Generator, lloyd_iterations: int) -> np.ndarray:
     if not clusters or not values.size:
         return np.zeros(clusters)
-    codebook = np.sort(_plus_plus(values, clusters, generator))
+    stride = -(-values.size // SAMPLE)
+    codebook = np.sort(_plus_plus(values[stride // 2 :: stride], clusters, generator))
     # values are sorted, so a cluster is a run of them and its mean a difference of prefix sums
     prefix = np.concatenate([np.zeros(1), np.cumsum(values)])
     for _ in range(lloyd_iterations):
@@ -105,6 +114,24 @@ def assign(rows: Tensor, codebook: Tensor) -> Tensor:
     else:
         positions = torch.searchsorted(midpoints.contiguous(), values)
     return torch.gather(order, 1, positions)
+
+
+def distinct_values(weight: Tensor, per: Literal["layer", "channel"]) -> Tensor:
+    """The codebook that a weight's values are, ascending, with positive zeros.
+
+    Args:
+        weight: float16, float32 or float64, (out, …), on the CPU.
+        per: Over the layer, or for each output channel.
+
+    Returns:
+        (values,), or (out, values) where short rows repeat their last; in the weight's dtype.
+    """
+    # numpy's order and choice among equals are the same everywhere
+    rows = [np.unique(row) for row in (weight.detach() + 0.0).reshape(1 if per == "layer" else len(weight), -1).numpy()]
+    if per == "layer":
+        return torch.from_numpy(rows[0])
+    width = max(row.size for row in rows)
+    return torch.from_numpy(np.stack([np.pad(row, (0, width - row.size), mode="edge") for row in rows]))
 
 
 class _LookUp(torch.autograd.Function):
@@ -150,10 +177,10 @@ class ClusterWeight(nn.Module):
 
     Args:
         weight: The tensor that will be simulated, (out, …); its device and dtype are taken over.
-        clusters: K, distinct values (zero among them where it is pinned).
+        clusters: K, distinct values (zero among them where it is pinned: K > 2 lets both signs keep one).
         per: One codebook for the layer, or one for each output channel.
         zeros: ``"pinned"`` keeps exact zeros and counts zero among the K (weights are pruned); ``"kept"`` keeps them
-            besides the K (whole filters are pruned, and go); ``"free"`` treats zero as any value.
+            besides the K (whole channels are pruned, and go); ``"free"`` treats zero as any value.
         gradient: ``"mean"`` gives a codebook entry the step that its members would take together, at any learning rate
             that suits the weights; ``"sum"`` is TensorFlow's, and wants one smaller by the size of a cluster.
         lloyd_iterations: Passes of Lloyd's algorithm after k-means++ seeding.
@@ -195,7 +222,7 @@ class ClusterWeight(nn.Module):
         if not self.enabled:
             return weight
         rows = self._rows(weight)
-        # filters that a mask holds at zero are no members, and their count would slow the codebook down
+        # channels that a mask holds at zero are no members, and their count would slow the codebook down
         counted = rows != 0 if self.zeros == "kept" else None
         values = look_up(rows, self.codebook(), gradient=self.gradient, counted=counted)
         if self.zeros != "free":

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 __all__ = ["MAXIMUM_ALPHABET", "decode", "encode", "shannon_bits"]
 
-MAXIMUM_ALPHABET = 65536
+MAXIMUM_ALPHABET = 4096
 WORD_BYTES = 4
 
 
@@ -28,11 +28,14 @@ def shannon_bits(counts: ArrayLike) -> float:
 
 
 def encode(symbols: ArrayLike, counts: ArrayLike) -> bytes:
-    """The symbols as whole 32-bit words, within about 64 bits of `shannon_bits`.
+    """The symbols as whole 32-bit words, within about 64 bits + 0.0002 bits a symbol of `shannon_bits`.
+
+    The coder counts probabilities in steps of 2⁻²⁴ of a range that it keeps between 2³² and 2⁶⁴; what the steps cut off
+    takes about 0.00013 bits a symbol in the mean. In larger alphabets rounding the model to such steps would take more.
 
     Args:
         symbols: (n,) integers in [0, alphabet).
-        counts: (alphabet,) integers, their histogram; 65,536 symbols at most.
+        counts: (alphabet,) integers, their histogram; 4,096 symbols at most.
 
     Returns:
         Little-endian words; nothing where no more than one symbol is used.

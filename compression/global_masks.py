@@ -90,7 +90,12 @@ def _blocks(ascending: Tensor, round_to: int) -> list[Tensor]:
 
 
 class GlobalWeightMask:
-    """One magnitude mask over the weights of several layers."""
+    """One magnitude mask over the weights of several layers, as far as their channels survive.
+
+    Args:
+        parts: The layers' masks.
+        sparsity: Final share of all their weights to remove, in [0, 1).
+    """
 
     def __init__(self, parts: Sequence[LayerMask], sparsity: float) -> None:
         self.parts, self.sparsity = list(parts), sparsity
@@ -101,6 +106,7 @@ class GlobalWeightMask:
 
     @torch.no_grad()
     def update(self, sparsity: float) -> None:
+        """Choose anew; `sparsity` is the share to remove at this moment."""
         for part, keep in zip(
             self.parts, global_magnitude_masks([part.values() for part in self.parts], sparsity), strict=True
         ):
@@ -108,13 +114,18 @@ class GlobalWeightMask:
 
     def deviation(self) -> str | None:
         """What the masks reached, where it is not the planned count."""
-        weights = [masked.simulator.keep for masked in self.masked]
-        total = sum(keep.numel() for keep in weights)
-        return _deviation("weight", sum(int((~keep).sum()) for keep in weights), total, self.sparsity, len(self.parts))
+        total = sum(part.simulator.surviving for part in self.parts)
+        removed = total - sum(int(part.simulator.keep.sum()) for part in self.parts)
+        return _deviation("weight", removed, total, self.sparsity, len(self.parts))
 
 
 class GlobalFilterMask:
-    """One mask over the channels of several groups."""
+    """One mask over the channels of several groups.
+
+    Args:
+        parts: The groups' masks, with the same `round_to`.
+        sparsity: Final share of all their scored filters to remove, in [0, 1).
+    """
 
     def __init__(self, parts: Sequence[GroupMask], sparsity: float) -> None:
         self.parts, self.sparsity = list(parts), sparsity
@@ -126,6 +137,7 @@ class GlobalFilterMask:
 
     @torch.no_grad()
     def update(self, sparsity: float) -> None:
+        """Choose anew; `sparsity` is the share to remove at this moment."""
         keeps = global_channel_masks(
             [part.magnitudes() for part in self.parts],
             self._filters,

@@ -59,8 +59,8 @@ class LayerCosts(Protocol):
     def overhead(self) -> float:
         """Cost of the network that no mask changes."""
 
-    def cost(self, layer: str, in_channels: Tensor, out_channels: Tensor) -> Tensor:
-        """Cost, 0-d, differentiable in the kept numbers of channels (0-d, floating)."""
+    def costs(self, layers: Sequence[str], in_channels: Tensor, out_channels: Tensor) -> Tensor:
+        """Costs, (L,), differentiable in the kept numbers of channels, each (L,) and floating."""
 
     def dense_cost(self, layer: str) -> float:
         """Cost of the whole layer."""
@@ -73,14 +73,24 @@ class _Proportional:
 
     def __init__(self, layers: Sequence[LayerInfo], dense: Mapping[str, float]) -> None:
         self._dense = dict(dense)
+        # inputs of a depthwise layer go with its outputs
+        self._channels = {
+            layer.name: (1 if layer.kind == "depthwise" else dense_channels(layer)[0], dense_channels(layer)[1])
+            for layer in layers
+        }
         self._depthwise = {layer.name: layer.kind == "depthwise" for layer in layers}
-        self._channels = {layer.name: dense_channels(layer) for layer in layers}
+        self._ready: dict[tuple[tuple[str, ...], torch.device], tuple[Tensor, Tensor]] = {}
 
-    def cost(self, layer: str, in_channels: Tensor, out_channels: Tensor) -> Tensor:
-        """Cost, 0-d; see `LayerCosts`."""
-        inputs, outputs = self._channels[layer]
-        share = out_channels / outputs
-        return self._dense[layer] * (share if self._depthwise[layer] else share * in_channels / inputs)
+    def costs(self, layers: Sequence[str], in_channels: Tensor, out_channels: Tensor) -> Tensor:
+        """Costs, (L,); see `LayerCosts`."""
+        key = (tuple(layers), out_channels.device)
+        if key not in self._ready:  # copied to the device once, and not in every step
+            units = [self._dense[name] / prod(self._channels[name]) for name in layers]
+            depthwise = [self._depthwise[name] for name in layers]
+            device = out_channels.device
+            self._ready[key] = (torch.tensor(units, device=device), torch.tensor(depthwise, device=device))
+        unit, own = self._ready[key]
+        return unit * out_channels * torch.where(own, torch.ones_like(in_channels), in_channels)
 
     def dense_cost(self, layer: str) -> float:
         """Cost of the whole layer."""

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 __all__ = [
     "MaskWeight",
+    "WeightMask",
+    "broken_groups",
     "filter_mask",
     "filter_norms",
     "magnitude_mask",
@@ -78,6 +80,25 @@ def pattern_mask(weight: Tensor, kept: int, of: int, *, share: float = 1.0) -> T
     return without_smallest(magnitudes, removed_count(int((~keep).sum()), share))
 
 
+def broken_groups(weight: Tensor, kept: int, of: int) -> tuple[int, int]:
+    """How many groups of `of` neighbouring inputs have more than `kept` non-zeros, and how many groups there are.
+
+    What is left over behind the last whole group counts as a group, and as one that is not of the pattern.
+
+    Args:
+        weight: Floating, (out, in, …).
+        kept: n of n:m.
+        of: m of n:m.
+    """
+    inputs = (weight.detach() != 0).movedim(1, -1)
+    whole = inputs.shape[-1] // of * of
+    counts = (
+        inputs[..., :whole].unflatten(-1, (-1, of)).sum(dim=-1) if whole else inputs.new_zeros(0, dtype=torch.int64)
+    )
+    left_over = inputs[..., 0].numel() if inputs.shape[-1] % of else 0
+    return int((counts > kept).sum()) + left_over, counts.numel() + left_over
+
+
 def filter_norms(weight: Tensor) -> Tensor:
     """L1 norm of each filter: (out, …) to (out,)."""
     return weight.detach().abs().flatten(1).sum(dim=1)
@@ -131,3 +152,24 @@ class MaskWeight(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         # a product would leave negative zeros and pass on infinities
         return torch.where(self.keep, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+
+
+class WeightMask(MaskWeight):
+    """A mask with an element for each weight, of which only those of surviving channels count.
+
+    Args:
+        shape: The weight's.
+        device: Where the mask lives.
+
+    Attributes:
+        surviving: How many weights lie in channels that nothing removes; `keep` is False for all others.
+    """
+
+    def __init__(self, shape: Sequence[int], device: torch.device | str = "cpu") -> None:
+        super().__init__(shape, device)
+        self.surviving = self.keep.numel()
+
+    @property
+    def share(self) -> Tensor:
+        """What the mask keeps of the surviving weights, float32, 0-d, in [0, 1]."""
+        return self.keep.sum().to(torch.float32) / self.surviving

@@ -41,7 +41,7 @@ class NetworkCost:
         count_weights: bool,
     ) -> None:
         self._costs, self._units, self._beside = costs, units, beside
-        self._layers = {layer.name: layer for layer in layers}
+        self._names = tuple(layer.name for layer in layers)
         self._modules = {layer.name: model.get_submodule(layer.name) for layer in layers} if count_weights else {}
         self._total = costs.overhead + sum(costs.dense_cost(layer.name) for layer in layers)
         rows = {layer.name: row for row, layer in enumerate(layers)}
@@ -66,7 +66,7 @@ class NetworkCost:
             masks: For each unit 0 or 1, floating, in the shape of its scores.
         """
         outputs, inputs = self._dense_out, self._dense_in
-        kept: dict[str, Tensor | float] = dict(self._kept_weights())
+        kept = dict(self._kept_weights())
         for unit, mask, out, into in zip(self._units, masks, self._outputs, self._inputs, strict=True):
             if unit.group is None:
                 kept[unit.layer] = mask.mean()
@@ -77,10 +77,11 @@ class NetworkCost:
             if out is not None and into is not None:
                 outputs, inputs = outputs - out @ gone, inputs - into @ gone
         inputs = torch.where(self._depthwise, outputs, inputs)
-        total = outputs.new_full((), self._costs.overhead)
-        for row, name in enumerate(self._layers):
-            total = total + self._costs.cost(name, inputs[row], outputs[row]) * kept.get(name, 1.0)
-        return total / self._total
+        costs = self._costs.costs(self._names, inputs, outputs)
+        if kept:
+            whole = outputs.new_ones(())
+            costs = costs * torch.stack([kept.get(name, whole) for name in self._names])
+        return (costs.sum() + self._costs.overhead) / self._total
 
     def threshold(self, target: float, round_to: int) -> float:
         """The lowest threshold at which ψ does not exceed `target`, or else the one at which it is least.
@@ -115,7 +116,7 @@ class NetworkCost:
                 continue
             for simulator in module.parametrizations["weight"]:  # type: ignore[index, union-attr]
                 own = isinstance(simulator, MaskWeight) and not isinstance(simulator, LearnedMask)
-                if own and simulator.keep.shape == module.parametrizations["weight"].original.shape:  # type: ignore[index, union-attr]
+                if own and simulator.keep.shape == module.parametrizations["weight"].original.shape:  # type: ignore[index]
                     yield name, simulator.keep.to(torch.float32).mean()
 
 

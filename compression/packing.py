@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from ..studies.errors import RunError
 from .byte_records import DTYPES, Reader, checked_shape, deflate, inflate, tensor_bytes
+from .clustering import distinct_values
 from .layer_codes import LayerCodes
 from .packed_layers import CODES, FORMS, PackedWeight, pack_codes, pack_weight, unpack_codes, unpack_weight
 
@@ -100,7 +100,14 @@ class Unpacked:
 
 
 def pack(candidate: Candidate) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The candidate's model, codes and codebooks as byte tensors (uint8, 1-d) and the metadata of their file."""
+    """The candidate's model, codes and codebooks as byte tensors and the metadata of their file.
+
+    Args:
+        candidate: On any device. Its plan, latent weights and report are no part of the file.
+
+    Returns:
+        uint8 tensors, (bytes,), named as in `PARTS`; and one entry of metadata, JSON with version and CRC-32.
+    """
     packed = _packed(candidate)
     return packed.tensors, packed.metadata
 
@@ -115,7 +122,15 @@ def packed_sizes(candidate: Candidate) -> PackedSizes:
 
 
 def write_packed(candidate: Candidate, path: Path) -> None:
-    """Write the candidate's packed file."""
+    """Write the candidate's packed file, from which `read_packed` gives the same bits.
+
+    Args:
+        candidate: As for `pack`.
+        path: The safetensors file, in a folder that exists; one that is there is replaced.
+
+    Raises:
+        SafetensorError: It cannot be written.
+    """
     tensors, metadata = pack(candidate)
     save_file(tensors, path, metadata)
 
@@ -256,7 +271,7 @@ def _read_rest(index: Mapping[str, Any], part: bytes, state: dict[str, Tensor]) 
         state[name] = reader.tensor(DTYPES[dtype], shape)
     codebooks = {}
     for name, per, dtype, shape in index["codebooks"]:
-        derived = _codebook(state[f"{name}.weight"], per) if per else reader.tensor(DTYPES[dtype], shape)
+        derived = distinct_values(state[f"{name}.weight"], per) if per else reader.tensor(DTYPES[dtype], shape)
         codebooks[name] = derived
     reader.finish()
     return codebooks
@@ -266,20 +281,11 @@ def _rule(codebook: Tensor, weight: Tensor | None) -> str:
     """How the codebook follows from the weight: by ``"layer"``, by ``"channel"``, or not at all."""
     if weight is None or not weight.numel() or weight.dtype not in (torch.float32, torch.float64, torch.float16):
         return ""
-    for per in ("layer", "channel"):
-        if _equal(_codebook(weight, per), codebook):
+    rules: tuple[Literal["layer", "channel"], ...] = ("layer", "channel")
+    for per in rules:
+        if _equal(distinct_values(weight, per), codebook):
             return per
     return ""
-
-
-def _codebook(weight: Tensor, per: str) -> Tensor:
-    """Distinct values, ascending, zeros positive: (values,), or (out, values) where short rows repeat their last."""
-    # numpy's order and choice among equals are the same everywhere
-    rows = [np.unique(row) for row in (weight + 0.0).reshape(1 if per == "layer" else len(weight), -1).numpy()]
-    if per == "layer":
-        return torch.from_numpy(rows[0])
-    width = max(row.size for row in rows)
-    return torch.from_numpy(np.stack([np.pad(row, (0, width - row.size), mode="edge") for row in rows]))
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:

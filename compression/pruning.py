@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from ..studies.errors import ModelError
 from .clustering import ClusterWeight
-from .masks import MaskWeight, filter_mask, filter_norms, magnitude_mask, pattern_mask
+from .masks import MaskWeight, WeightMask, filter_mask, filter_norms, magnitude_mask, pattern_mask
 from .quantizers import WeightQuantizer
 from .removal import ChannelGroup, Member
 
@@ -27,35 +27,53 @@ def latent_weight(module: nn.Module, tensor: str = "weight") -> nn.Parameter:
     return getattr(module, tensor)
 
 
-def masked_weight(module: nn.Module, tensor: str = "weight") -> Tensor:
-    """A module's tensor after its mask and before clusters and bits."""
+def masked_weight(module: nn.Module, tensor: str = "weight", *, clustered: bool = False) -> Tensor:
+    """A module's tensor after its masks and before clusters and bits; after clusters too, if `clustered`."""
+    skipped = WeightQuantizer if clustered else ClusterWeight | WeightQuantizer
     weight: Tensor = latent_weight(module, tensor)
     if parametrize.is_parametrized(module, tensor):
         for simulator in module.parametrizations[tensor]:  # type: ignore[index]
-            weight = weight if isinstance(simulator, ClusterWeight | WeightQuantizer) else simulator(weight)
+            weight = weight if isinstance(simulator, skipped) else simulator(weight)
     return weight
 
 
 class MaskedTensor:
-    """One latent tensor under a mask."""
+    """One latent tensor under a mask.
+
+    Args:
+        module: Has the tensor.
+        tensor: Its name, ``"weight"`` or ``"bias"``.
+        simulator: The mask, one of the tensor's parametrizations.
+    """
 
     def __init__(self, module: nn.Module, tensor: str, simulator: MaskWeight) -> None:
         self.module, self.tensor, self.simulator = module, tensor, simulator
 
     def latent(self) -> nn.Parameter:
+        """The trained tensor below the mask."""
         return latent_weight(self.module, self.tensor)
 
     @torch.no_grad()
     def zero_latent(self) -> None:
+        """Put what the mask takes to zero in the trained tensor, where momentum or decay moved it."""
         latent = self.latent()
         latent.copy_(self.simulator(latent))
 
 
 class LayerMask:
-    """Magnitude mask of one layer: single weights, or the (n, m) `pattern` in its inputs."""
+    """Magnitude mask of one layer, over the weights of those channels that survive.
+
+    Args:
+        name: The layer's.
+        module: The layer; the mask is put on its weight (out, in, …).
+        sparsity: Final share of surviving weights to remove, in [0, 1).
+        pattern: (n, m): n of every m neighbouring surviving inputs stay; single weights where None.
+        scope: ``"global"`` where a `GlobalWeightMask` decides.
+    """
 
     def __init__(
         self,
+        name: str,
         module: nn.Module,
         sparsity: float,
         *,
@@ -63,30 +81,73 @@ class LayerMask:
         scope: Literal["layer", "global"] = "layer",
     ) -> None:
         weight = latent_weight(module, "weight")
-        self.sparsity, self.pattern, self.scope = sparsity, pattern, scope
-        self.masked = [MaskedTensor(module, "weight", _mask(module, "weight", weight.shape))]
+        self.name, self.sparsity, self.pattern, self.scope = name, sparsity, pattern, scope
+        self.simulator = WeightMask(weight.shape, device=weight.device)
+        parametrize.register_parametrization(module, "weight", self.simulator)
+        self.masked = [MaskedTensor(module, "weight", self.simulator)]
+        self._rows, self._columns = (torch.arange(weight.shape[side], device=weight.device) for side in (0, 1))
+
+    def lose(self, outputs: Iterable[int], inputs: Iterable[int]) -> None:
+        """Leave what other masks remove out of what counts, from the next `update` or `set` on.
+
+        Args:
+            outputs: All filters that are gone, indices into the weight's first dimension.
+            inputs: All inputs that are gone, indices into its second.
+        """
+        for side, gone in ((0, set(outputs)), (1, set(inputs))):
+            left = [index for index in range(self.simulator.keep.shape[side]) if index not in gone]
+            indices = torch.tensor(left, dtype=torch.int64, device=self.simulator.keep.device)
+            if side:
+                self._columns = indices
+            else:
+                self._rows = indices
+        self.simulator.surviving = self._surviving(self.simulator.keep).numel()
 
     def values(self) -> Tensor:
-        """The weight under the mask as it is."""
+        """The surviving weights under the mask as it is, (surviving outputs, surviving inputs, …)."""
         (masked,) = self.masked
-        return masked.simulator(masked.latent().detach())
+        return self._surviving(masked.simulator(masked.latent().detach()))
+
+    def _surviving(self, weight: Tensor) -> Tensor:
+        return weight.index_select(0, self._rows).index_select(1, self._columns)
 
     @torch.no_grad()
     def update(self, sparsity: float) -> None:
+        """Choose anew by magnitude, what is at zero first.
+
+        Args:
+            sparsity: Share of surviving weights to remove at this moment, at most the final one.
+        """
         if self.pattern is None:
             self.set(magnitude_mask(self.values(), sparsity))
         else:
             self.set(pattern_mask(self.values(), *self.pattern, share=sparsity / self.sparsity))
 
     def set(self, keep: Tensor) -> None:
-        """Mask with `keep`, bool in the weight's shape, and put what it takes to zero."""
+        """Mask with `keep`, bool in the shape of `values`, and all that is lost; put what they take to zero."""
         (masked,) = self.masked
-        masked.simulator.keep.copy_(keep)
+        masked.simulator.keep.fill_(False)
+        masked.simulator.keep[self._rows.unsqueeze(1), self._columns] = keep
         masked.zero_latent()
 
 
 class GroupMask:
-    """One mask over the channels of a group: its filters and their biases, its batch norms, its shortcuts' outputs."""
+    """One mask over the channels of a group: its filters and their biases, its batch norms, its shortcuts' outputs.
+
+    Once the mask is final, `mask_readers` extends it to the weights that read the channels: they would go with them in
+    the end, and until then shape their layers' scales and codebooks.
+
+    Args:
+        model: Plain or masked; the masks are put on it.
+        group: What goes together.
+        scored: Names of the layers whose filters are compared.
+        sparsity: Final share of channels to remove, in [0, 1).
+        round_to: Channels are kept in multiples of this, as far as there are.
+        scope: ``"global"`` where a `GlobalFilterMask` decides.
+
+    Raises:
+        ModelError: A batch norm of the group has no weights to mask.
+    """
 
     def __init__(
         self,
@@ -102,13 +163,14 @@ class GroupMask:
         self.masked: list[MaskedTensor] = []
         self.scored: list[MaskedTensor] = []
         self._targets: list[tuple[MaskWeight, Member]] = []
+        self._readers: list[tuple[MaskedTensor, Member]] = []
         device = next(model.parameters()).device
         self.keep = torch.ones(group.channels, dtype=torch.bool, device=device)
         for member in (*group.layers, *group.norms):
             module = model.get_submodule(member.name)
             for tensor in ("weight", "bias"):
                 if getattr(module, tensor, None) is not None:
-                    masked = MaskedTensor(module, tensor, _channel_mask(module, tensor))
+                    masked = MaskedTensor(module, tensor, _channel_mask(module, tensor, 0))
                     self.masked.append(masked)
                     self._targets.append((masked.simulator, member))
                     if tensor == "weight" and member.name in scored:
@@ -118,9 +180,18 @@ class GroupMask:
         for member in group.shortcuts:
             module = model.get_submodule(member.name)
             self._targets.append((_output_mask(module, int(module.out_channels), device), member))  # type: ignore[arg-type]
+        for member in group.consumers:
+            module = model.get_submodule(member.name)
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                self._readers.append((MaskedTensor(module, "weight", _channel_mask(module, "weight", 1)), member))
 
     @torch.no_grad()
     def update(self, sparsity: float) -> None:
+        """Choose anew by the sum of the scored filters' L1 norms, what is at zero first.
+
+        Args:
+            sparsity: Share of channels to remove at this moment.
+        """
         self.set(filter_mask(self._norms(), sparsity, round_to=self.round_to))
 
     def magnitudes(self) -> Tensor:
@@ -140,25 +211,31 @@ class GroupMask:
         for masked in self.masked:
             masked.zero_latent()
 
+    @torch.no_grad()
+    def mask_readers(self) -> None:
+        """Put the weights that read masked channels to zero too; call it once, when the mask is final."""
+        for masked, member in self._readers:
+            masked.simulator.keep.flatten()[list(member.own)] = self.keep[list(member.root)]
+            masked.zero_latent()
+            self.masked.append(masked)
+
     def removed(self) -> list[int]:
+        """The channels that are masked, as the leader counts them, ascending."""
         return torch.nonzero(~self.keep).flatten().tolist()
 
 
-def _mask(module: nn.Module, tensor: str, shape: Sequence[int]) -> MaskWeight:
-    simulator = MaskWeight(shape, device=latent_weight(module, tensor).device)
+def _channel_mask(module: nn.Module, tensor: str, side: int) -> MaskWeight:
+    """The tensor's mask over its dimension `side`: 0 for outputs, 1 for inputs."""
+    latent = latent_weight(module, tensor)
+    shape = tuple(size if dimension == side else 1 for dimension, size in enumerate(latent.shape))
+    if parametrize.is_parametrized(module, tensor):
+        # a batch norm behind a concatenation, or a layer, belongs to several groups, each with its own channels
+        for simulator in module.parametrizations[tensor]:  # type: ignore[index]
+            if type(simulator) is MaskWeight and simulator.keep.shape == shape:
+                return simulator
+    simulator = MaskWeight(shape, device=latent.device)
     parametrize.register_parametrization(module, tensor, simulator)
     return simulator
-
-
-def _channel_mask(module: nn.Module, tensor: str) -> MaskWeight:
-    latent = latent_weight(module, tensor)
-    shape = (latent.shape[0], *[1] * (latent.dim() - 1))
-    if parametrize.is_parametrized(module, tensor):
-        # a batch norm behind a concatenation belongs to several groups, each with its own channels
-        for simulator in module.parametrizations[tensor]:  # type: ignore[index]
-            if isinstance(simulator, MaskWeight) and simulator.keep.shape == shape:
-                return simulator
-    return _mask(module, tensor, shape)
 
 
 def _output_mask(module: nn.Module, channels: int, device: torch.device) -> MaskWeight:

@@ -6,7 +6,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..studies.errors import InputError, RunError, TrialError
 from .engines.base import Engine, TrialOutcome, TrialProgress, TrialRequest
-from .events import Event, StudyFinished, StudyStarted, TrialFinished, TrialStarted
+from .events import Event, Preparing, StudyFinished, StudyStarted, TrialFinished, TrialStarted
 from .lock import coordinator_lock
 from .non_dominated import feasible
-from .problem import CONTROL, Problem
+from .problem import CONTROL, Prepared, Problem
 from .record import StudyRecord
 from .run_folder import RunFolder
 from .storage import open_storage, sqlite_url
@@ -54,8 +54,9 @@ class Coordinator:
         trials: How many trials the study shall hold, the control and the seeds included.
         timeout: Seconds after which no further trial begins; those that run are waited for.
         url: Storage URL, None for SQLite in the run folder.
-        prepare: Called once the lock is held and before anything is read or written; what it returns joins the
-            fingerprint's "inputs", so that a run that goes on with other ones is refused.
+        prepare: Called once the lock is held and before anything is read or written, with a function that tells
+            whoever watches, in a line, what takes a while. The inputs that it returns join the fingerprint's, so that
+            a run that goes on with other ones is refused.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class Coordinator:
         trials: int,
         timeout: float | None = None,
         url: str | None = None,
-        prepare: Callable[[], Mapping[str, Any]] | None = None,
+        prepare: Callable[[Callable[[str], None]], Prepared] | None = None,
     ) -> None:
         self._folder = folder
         self._problem = problem
@@ -80,6 +81,7 @@ class Coordinator:
         self._prepare = prepare
         self._stopping = False
         self._waiting = False
+        self._remarks: tuple[str, ...] = ()
 
     def run(self, on_event: Callable[[Event], None] = lambda event: None) -> StudyFinished:
         """Run the study; `on_event` is called in this thread.
@@ -93,7 +95,7 @@ class Coordinator:
         """
         with coordinator_lock(self._folder.lock, self._url, name=self._problem.name), self._signals():
             try:
-                self._problem = self._prepared()
+                self._problem = self._prepared(on_event)
                 database = open_storage(self._url, create=True)
                 try:
                     finished = self._run(StudyRecord(database, self._problem, self._sampler), on_event)
@@ -106,15 +108,16 @@ class Coordinator:
         on_event(finished)
         return finished
 
-    def _prepared(self) -> Problem:
+    def _prepared(self, on_event: Callable[[Event], None]) -> Problem:
         """The problem, with what is only known under the lock."""
         if self._prepare is None:
             return self._problem
         # whatever it makes, it makes whole or not at all
         with self._interruptible():
-            inputs = self._prepare()
+            prepared = self._prepare(lambda text: on_event(Preparing(text)))
+        self._remarks = prepared.remarks
         fingerprint = self._problem.fingerprint
-        merged = {**fingerprint, "inputs": {**fingerprint.get("inputs", {}), **inputs}}
+        merged = {**fingerprint, "inputs": {**fingerprint.get("inputs", {}), **prepared.inputs}}
         return dataclasses.replace(self._problem, fingerprint=merged)
 
     def _run(self, record: StudyRecord, on_event: Callable[[Event], None]) -> StudyFinished:
@@ -135,6 +138,7 @@ class Coordinator:
                 record.finished,
                 tuple(trial.number for trial in adopted),
                 tuple(record.warnings),
+                self._remarks,
             )
         )
         self._check_control(record)
@@ -293,8 +297,9 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
     except ValueError as error:
         raise InputError(f"`search` must take its options; found that {error}") from None
 
-    def measure() -> Mapping[str, Any]:
-        return {"cost_table": load_or_measure(context).digest}
+    def measure(announce: Callable[[str], None]) -> Prepared:
+        table = load_or_measure(context, announce)
+        return Prepared({"cost_table": table.digest}, tuple(table.remarks()))
 
     return Coordinator(
         folder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,14 @@ def needs_cost_table(study: Study) -> bool:
     return getattr(sparsity, "cost", None) == "latency" and "learned" in getattr(sparsity, "mask", ())
 
 
-def load_or_measure(context: TrialContext) -> CostTable:
+def load_or_measure(context: TrialContext, announce: Callable[[str], None] = lambda text: None) -> CostTable:
     """The run's cost table; on its first start measured on the study's first target, before any trial has run.
 
     Only the holder of the run's lock may call this; workers read what it wrote.
+
+    Args:
+        context: The run's.
+        announce: Told in one line what takes a while, before it does.
 
     Raises:
         RunError: The table is damaged, or gone from a run whose trials were trained with it.
@@ -47,12 +52,13 @@ def load_or_measure(context: TrialContext) -> CostTable:
         raise RunError(f"`run` must hold {COST_TABLE}, which its masks were trained with; found none in {folder.path}.")
     if not context.targets:
         raise TargetError('`target` must be given with `space.sparsity.cost = "latency"`; found none to measure on.')
-    task = context.task
+    task, target = context.task, context.targets[0]
+    announce(f"measuring how long each layer takes on {target.name}, at several numbers of channels")
     table = measure_cost_table(
         task.build_model().cpu().eval(),
         context.layers,
         task.example.cpu(),
-        context.targets[0],
+        target,
         seed=Seed(context.study.study.seed).child("cost table"),
         integer=_integer(context.study),
         seconds=SECONDS,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .events import Event, StudyFinished, StudyStarted, TrialFinished, TrialProgress, TrialStarted
+from .events import Event, Preparing, StudyFinished, StudyStarted, TrialFinished, TrialProgress, TrialStarted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -115,10 +115,13 @@ def open_display(study: Study, folder: RunFolder) -> Iterator[Show]:
 
 
 def _line(event: Event, watcher: Watcher, folder: RunFolder) -> str:
+    if isinstance(event, Preparing):
+        return event.text
     if isinstance(event, StudyStarted):
         lines = [f"{event.name}: {event.finished} of {event.trials} trials done, in {near(folder)}"]
         lines += [f"taking over trial {number}, which was left running" for number in event.adopted]
         lines += [f"changed since this run began, results may move slightly: {text}" for text in event.warnings]
+        lines += [f"note: {text}" for text in event.remarks]
         return "\n".join(lines)
     if isinstance(event, TrialFinished):
         if event.state != "complete":

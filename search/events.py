@@ -8,7 +8,14 @@ from typing import Any
 
 from .engines.base import TrialProgress
 
-__all__ = ["Event", "StudyFinished", "StudyStarted", "TrialFinished", "TrialProgress", "TrialStarted"]
+__all__ = ["Event", "Preparing", "StudyFinished", "StudyStarted", "TrialFinished", "TrialProgress", "TrialStarted"]
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """The lock is held, and before the study opens something takes a while; `text` says what."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -21,6 +28,7 @@ class StudyStarted:
         finished: How many a former life of the run has finished.
         adopted: Numbers of trials that it left running.
         warnings: What changed since it began and may move results slightly.
+        remarks: What else a person should know before its trials run, in sentences.
     """
 
     name: str
@@ -28,6 +36,7 @@ class StudyStarted:
     finished: int
     adopted: tuple[int, ...] = ()
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,4 +100,4 @@ class StudyFinished:
     timed_out: bool = False
 
 
-Event = StudyStarted | TrialStarted | TrialProgress | TrialFinished | StudyFinished
+Event = Preparing | StudyStarted | TrialStarted | TrialProgress | TrialFinished | StudyFinished

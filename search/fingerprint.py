@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,22 @@ FREE = (
 )
 # these may change the last bits of a result, not its meaning
 WARNED = ("environment", "study.training.threads")
+# keys that came later, with what runs did before there was such a key
+ADDED: dict[str, Any] = {
+    "study.space.clusters_gradient": "mean",
+    "study.space.clusters_per": "layer",
+    "study.space.lloyd_iterations": 10,
+    "study.space.scales": "range",
+    "study.space.sparsity.cost": "operations",
+    "study.space.sparsity.mask": ["magnitude"],
+    "study.space.sparsity.scope": "layer",
+    "study.space.sparsity.structure_per": "network",
+    "study.objectives.of": "zipped",
+    "study.metrics.of": "zipped",
+}
+MASK = "study.space.sparsity.mask"
+# read by learned masks alone
+LEARNING = "study.training.masks"
 
 
 def fingerprint(study: Study, inputs: Mapping[str, Any], *, threads: int, device: str = "cpu") -> dict[str, Any]:
@@ -67,9 +84,11 @@ def compare(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     refused: list[str] = []
     warned: list[str] = []
     before, after = dict(_leaves(stored)), dict(_leaves(current))
+    learned = any("learned" in (side.get(MASK) or ()) for side in (before, after))
+    free = FREE if learned else (*FREE, LEARNING)
     for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key), after.get(key)
-        if old == new or _under(key, FREE):
+        old, new = before[key] if key in before else ADDED.get(_unnumbered(key)), after.get(key)
+        if old == new or _under(key, free):
             continue
         line = f"{key.removeprefix('study.')}: {_shown(old)} -> {_shown(new)}"
         (warned if _under(key, WARNED) else refused).append(line)
@@ -93,6 +112,10 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 def _under(key: str, prefixes: tuple[str, ...]) -> bool:
     return any(key == prefix or key.startswith((f"{prefix}.", f"{prefix}[")) for prefix in prefixes)
+
+
+def _unnumbered(key: str) -> str:
+    return re.sub(r"\[\d+\]", "", key)
 
 
 def _shown(value: Any) -> str:

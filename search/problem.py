@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution
 
 from ..studies.conditions import Condition
 
-__all__ = ["CONTROL", "Derived", "Problem"]
+__all__ = ["CONTROL", "Derived", "Prepared", "Problem"]
 
 CONTROL = 0
 """Number of the dense control's trial."""
@@ -50,3 +50,16 @@ class Problem:
     seeds: Sequence[Mapping[str, Any]] = ()
     conditions: Sequence[Condition] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is only known once a run's lock is held.
+
+    Args:
+        inputs: What results depend on besides, JSON values.
+        remarks: What a person should know of it, in sentences.
+    """
+
+    inputs: Mapping[str, Any]
+    remarks: tuple[str, ...] = ()

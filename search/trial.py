@@ -147,8 +147,9 @@ class TrialContext:
         """The search, as a coordinator needs to know it; builds everything, so that wrong input shows up here."""
         objectives = {objective.name: objective for objective in self.objectives}
         # found usable here, or told in one line, before anything is trained
+        space = self.study.space
         for target in self.targets:
-            target.check_activation_bits(self.study.space.activation_bits or ())
+            target.check_activation_bits((8,) if space.techniques else space.activation_bits or ())
         conditions = [parse_condition(text) for text in self.study.constraints]
         for condition in conditions:
             if condition.metric not in objectives:
@@ -167,7 +168,8 @@ class TrialContext:
             distributions=self.space.distributions,
             derive=self.derive,
             worst=worst,
-            seeds=ladder(self.space, self.study.search.seeds),
+            # a study of techniques is those, each once
+            seeds=ladder(self.space, len(space.techniques) if space.techniques else self.study.search.seeds),
             conditions=conditions,
             fingerprint=fingerprint(self.study, inputs, threads=self.threads, device=str(self.device)),
         )

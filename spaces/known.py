@@ -21,11 +21,11 @@ _FILTER_PACE = 0.6
 def ladder(space: SearchSpace, count: int) -> list[dict[str, Any]]:
     """At most `count` distinct uniform compressions, each with every group at the same strength.
 
-    The first only quantizes, to eight bits where the space has them. The others raise sparsity, clusters and bits
-    together, structures in turn where several are searched; masks go by magnitude, scales come from ranges, and
-    augmentation and class weighting stay at their defaults. Where learned masks are a choice, the last has them
-    everywhere; where there are no others, their target falls. Fewer come back where the space has fewer. A space of
-    techniques gives each of them once, in order.
+    The first only quantizes, to eight bits where the space has them, after training where that is a choice. The others
+    raise sparsity, clusters and bits together, structures in turn where several are searched; masks go by magnitude,
+    scales come from ranges, and augmentation and class weighting stay at their defaults. Where learned masks or learned
+    scales are a choice, the last has them everywhere; where there are no other masks, their target falls. Fewer come
+    back where the space has fewer. A space of techniques gives each of them once, in order.
 
     Args:
         space: The search space.
@@ -55,7 +55,8 @@ def ladder(space: SearchSpace, count: int) -> list[dict[str, Any]]:
 
 def _rungs(space: SearchSpace, count: int) -> Iterator[dict[str, Any]]:
     structures = space.structures if _parameters(space, "structure") else (None,)
-    yield _rung(space, 0.0, structures[0])
+    first = _rung(space, 0.0, structures[0])
+    yield first | dict.fromkeys(_parameters(space, "quantization"), "post")
     for position in range(1, count):
         yield _rung(space, position / (count - 1), structures[(position - 1) % len(structures)])
     for parts in (8, 32, 128):  # where rungs met on a coarse grid, look between them
@@ -65,17 +66,21 @@ def _rungs(space: SearchSpace, count: int) -> Iterator[dict[str, Any]]:
 
 
 def _learned_rungs(space: SearchSpace) -> Iterator[dict[str, Any]]:
-    """One compression of middle strength with learned masks everywhere, where the search may choose them."""
-    masks = _parameters(space, "mask")
-    if not masks:
+    """One compression with learned masks and scales everywhere, where the search may choose them.
+
+    With masks it is of middle strength; with scales alone of the greatest, for low bits gain the most from them.
+    """
+    masks, scales = _parameters(space, "mask"), _parameters(space, "scales")
+    if not masks and not scales:
         return
     # filters, whose removal every runtime rewards; a pattern would have no learned mask
     kept = [structure for structure in ("filter", "weight") if structure in space.structures]
-    yield _rung(space, 0.5, kept[0]) | dict.fromkeys(masks, "learned")
+    structure = kept[0] if masks else None
+    yield _rung(space, 0.5 if masks else 1.0, structure) | dict.fromkeys([*masks, *scales], "learned")
 
 
 def _parameters(space: SearchSpace, kind: str) -> list[str]:
-    """The parameters that choose a structure or a mask, for the network or for each group."""
+    """The parameters that make one choice, for the network or for each group."""
     return [name for name in space.distributions if name == kind or name.startswith(f"{kind}/")]
 
 

@@ -107,8 +107,9 @@ class PruningChoice:
             return unordered([one for one in self.structures if any(self._offers(layer, one) for layer in members)])
         if section.graded and ("weight" in self.structures or self._leads_any(name, driven)):
             return Grid(section.low, section.top, section.step)
-        # a pattern is there or it is not
-        return Grid(section.low, section.top, section.top - section.low if section.top > section.low else 1.0)
+        # a pattern is there or, at sparsity 0, it is not
+        top = section.top if section.low == 0.0 else section.low
+        return Grid(section.low, top, top - section.low or 1.0)
 
     def pruning(self, layer: LayerInfo, values: Mapping[str, Any]) -> Pruning | None:
         """What the values of all variables mean for `layer`; None leaves it unpruned."""

@@ -181,7 +181,8 @@ class SearchSpace:
         # the last layer's output is the network's, which stays float
         if space.activation_bits and not layer.last:
             names["activation_bits"] = f"activation_bits/{group}"
-        if "weight_bits" in names or "activation_bits" in names:
+        bits = {"weight_bits": space.weight_bits, "activation_bits": space.activation_bits}
+        if any(kind in names and min(choices) < FLOAT_BITS for kind, choices in bits.items() if choices):
             # a fixed mode is no variable
             names |= {"quantization": f"quantization/{group}"} if len(space.modes) > 1 else {}
             names |= {"scales": f"scales/{group}"} if len(space.scalings) > 1 else {}
@@ -210,9 +211,13 @@ class SearchSpace:
         quantized = min(weight_bits, activation_bits) < FLOAT_BITS
         return LayerPlan(
             pruning=self._pruning.pruning(layer, values),
-            clustering=Clustering(clusters, self.section.clusters_per) if clusters != "none" else None,
+            clustering=self._clustering(clusters) if clusters != "none" else None,
             quantization=self._quantization(names, values, weight_bits, activation_bits) if quantized else None,
         )
+
+    def _clustering(self, clusters: int) -> Clustering:
+        space = self.section
+        return Clustering(clusters, space.clusters_per, space.clusters_gradient, space.lloyd_iterations)
 
     def _quantization(
         self, names: Mapping[str, str], values: Mapping[str, Any], weight_bits: int, activation_bits: int

@@ -24,6 +24,7 @@ from .schema import (
     Study,
     TargetSection,
     cross_faults,
+    with_trials,
 )
 
 __all__ = ["check_parts", "check_schema"]
@@ -46,7 +47,7 @@ def check_schema(raw: dict[str, Any], file: str) -> tuple[Study | None, list[str
 
 
 def _valid_sections(raw: dict[str, Any]) -> dict[str, Any]:
-    sections = {}
+    sections, raw = {}, with_trials(raw)
     for name, field in Study.model_fields.items():
         if name not in raw:
             if not field.is_required():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -10,7 +11,7 @@ from .conditions import parse_condition
 from .faults import Fault, contradiction, nearest
 from .schema_base import NamedPart, PartSection, Section, one_or_many
 from .schema_search import ConditionText, ObjectiveSection, SearchSection, StorageSection, StudySection, TargetSection
-from .schema_space import RangeSection, SpaceSection, SparsitySection
+from .schema_space import TECHNIQUE_NAMES, RangeSection, SpaceSection, SparsitySection
 from .schema_task import DataSection, ModelSection, TaskSection, ValidationSection
 from .schema_training import OptimizerSection, TrainingSection
 
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingSection",
     "ValidationSection",
     "cross_faults",
+    "with_trials",
 ]
 
 
@@ -58,12 +60,27 @@ class Study(Section):
     search: SearchSection = SearchSection()
     storage: StorageSection = StorageSection()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _trials_of_techniques(cls, value: Any) -> Any:
+        return with_trials(value)
+
     @model_validator(mode="after")
     def _no_contradiction(self) -> Study:
         faults = cross_faults({name: getattr(self, name) for name in type(self).model_fields})
         if faults:
             raise contradiction(faults)
         return self
+
+
+def with_trials(raw: Any) -> Any:
+    """A parsed study file, with ``search.trials`` stated where it is left out and techniques say how many there are."""
+    space, search = (raw.get(key, {}) if isinstance(raw, Mapping) else None for key in ("space", "search"))
+    techniques = space.get("techniques") if isinstance(space, Mapping) else None
+    listed = TECHNIQUE_NAMES if techniques == "all" else techniques
+    if not isinstance(listed, Sequence) or isinstance(listed, str) or not isinstance(search, Mapping):
+        return raw
+    return {**raw, "search": {"trials": 1 + len(listed), **search}}
 
 
 def cross_faults(sections: dict[str, Any]) -> list[Fault]:
@@ -124,6 +141,10 @@ def _space_faults(space: SpaceSection, training: TrainingSection | None, search:
             faults.append(Fault(("space", "class_weight_scale"), allowed, found, 'class_weighting = "inverse"'))
     if search is not None:
         most, plans, way_out = _most_trials(space)
+        least = 1 + search.seeds
+        if most is None and search.trials < least:
+            allowed = f"at least {least} (the control and {search.seeds} seeds)"
+            faults.append(Fault(("search", "trials"), allowed, search.trials, str(least)))
         if most is not None and search.trials > most:
             rule = "when `space` has nothing to search" if space.techniques is None else "with these techniques"
             faults.append(Fault(("search", "trials"), f"at most {most} {rule} ({plans})", search.trials, way_out))

@@ -39,9 +39,12 @@ class ObjectiveSection(NamedPart):
 class SearchSection(PartSection):
     """Which sampler looks for how long; further keys are the sampler's options.
 
+    A space of techniques has each of them tried once, whatever the sampler and the seeds.
+
     Args:
         seeds: Uniform compressions that are tried before the sampler chooses.
-        trials: How many in all, the control and the seeds included.
+        trials: How many in all, the control and the seeds included; in a study of techniques the control and each of
+            them when left out.
         timeout: Seconds after which no further trial begins, None for no limit.
         workers: Trials that run at the same time.
         engine: What runs them; None for ``serial`` with one worker and ``processes`` with more.
@@ -55,17 +58,10 @@ class SearchSection(PartSection):
     engine: PartName | None = None
 
     @model_validator(mode="after")
-    def _room_for_seeds(self) -> SearchSection:
-        faults = []
-        least = 1 + self.seeds
-        if self.trials < least:
-            allowed = f"at least {least} (the control and {self.seeds} seeds)"
-            faults.append(Fault(("trials",), allowed, self.trials, str(least)))
+    def _engine_fits(self) -> SearchSection:
         if self.engine == "serial" and self.workers > 1:
             allowed = 'left out or "processes" when `search.workers` is more than 1'
-            faults.append(Fault(("engine",), allowed, self.engine, '"processes"'))
-        if faults:
-            raise contradiction(faults)
+            raise contradiction([Fault(("engine",), allowed, self.engine, '"processes"')])
         return self
 
 

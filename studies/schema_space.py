@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -67,9 +68,23 @@ def _bits(lowest: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _choice(choices: Sequence[str], also: Mapping[str, str]) -> BeforeValidator:
+    """One of `choices` or a list of them; `also` are other words for them."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list) or value in choices:
+            return value
+        meant = also.get(value.strip().lower()) if isinstance(value, str) else None
+        raise broken(f"{' or '.join(choices)}, or a list of them", meant or nearest(value, choices))
+
+    return BeforeValidator(check)
+
+
 ClusterCount = Annotated[int | str, BeforeValidator(_clusters)]
 Mode = Literal["aware", "post"]
 Scales = Literal["range", "learned"]
+AnyMode = _choice(("aware", "post"), {"qat": "aware", "ptq": "post"})
+AnyScales = _choice(("range", "learned"), {"lsq": "learned"})
 
 
 class SpaceSection(Section):
@@ -82,6 +97,8 @@ class SpaceSection(Section):
         sparsity: What is pruned.
         clusters: Numbers of distinct weights of a layer; ``"none"`` for any.
         clusters_per: What they are counted in: the whole ``layer``, or each output ``channel``.
+        clusters_gradient: How the gradients of a cluster's weights reach the value they share: ``mean`` or ``sum``.
+        lloyd_iterations: Passes of Lloyd's algorithm after k-means++ has seeded a layer's clusters.
         weight_bits: Bits of weights, 32 for float.
         activation_bits: Bits of activations, 32 for float.
         quantization: ``aware`` simulates quantization in training, ``post`` quantizes after it; of a list, the search
@@ -104,10 +121,12 @@ class SpaceSection(Section):
     sparsity: SparsitySection | None = None
     clusters: Annotated[list[ClusterCount], Distinct] | None = None
     clusters_per: Literal["layer", "channel"] = "layer"
+    clusters_gradient: Literal["mean", "sum"] = "mean"
+    lloyd_iterations: Annotated[int, Field(ge=0, le=1000)] = 10
     weight_bits: Annotated[list[Annotated[int, _bits(1)]], Distinct] | None = None
     activation_bits: Annotated[list[Annotated[int, _bits(2)]], Distinct] | None = None
-    quantization: Mode | Annotated[list[Mode], Distinct] = "aware"
-    scales: Scales | Annotated[list[Scales], Distinct] = "range"
+    quantization: Annotated[Mode | Annotated[list[Annotated[Mode, AnyMode]], Distinct], AnyMode] = "aware"
+    scales: Annotated[Scales | Annotated[list[Annotated[Scales, AnyScales]], Distinct], AnyScales] = "range"
     augmentation_strength: RangeSection | None = None
     class_weighting: Annotated[list[PartName], Distinct] | None = None
     class_weight_scale: RangeSection | None = None
@@ -123,6 +142,11 @@ class SpaceSection(Section):
         return (self.scales,) if isinstance(self.scales, str) else tuple(self.scales)
 
     @property
+    def quantizes(self) -> bool:
+        """Whether some bits that the search may choose are no floats."""
+        return any(min(bits) < FLOAT_BITS for bits in (self.weight_bits, self.activation_bits) if bits)
+
+    @property
     def used(self) -> list[str]:
         """Names of the variables that the file gives."""
         return [name for name in _VARIABLES if getattr(self, name) is not None]
@@ -130,15 +154,14 @@ class SpaceSection(Section):
     @property
     def searched(self) -> list[str]:
         """Names of the variables that can take more than one value."""
-        names = [*self.used, *(("quantization", "scales") if self.weight_bits or self.activation_bits else ())]
+        names = [*self.used, *(("quantization", "scales") if self.quantizes else ())]
         return [name for name in names if _varies(getattr(self, name))]
 
     @model_validator(mode="after")
     def _no_contradiction(self) -> SpaceSection:
         faults = self._technique_faults() if self.techniques is not None else self._quantization_faults()
-        if self.techniques is None and self.clusters is None and self.clusters_per != "layer":
-            allowed = "left out unless `space.clusters` is given"
-            faults.append(Fault(("clusters_per",), allowed, self.clusters_per, "clusters = [16]"))
+        if self.techniques is None and self.clusters is None:
+            faults += self._clustering_faults()
         if faults:
             raise contradiction(faults)
         return self
@@ -152,6 +175,12 @@ class SpaceSection(Section):
                 found = value.model_dump(exclude_none=True) if isinstance(value, Section) else value
                 faults.append(Fault((name,), allowed, found))
         return faults
+
+    def _clustering_faults(self) -> list[Fault]:
+        allowed, fields = "left out unless `space.clusters` is given", type(self).model_fields
+        given = [(key, getattr(self, key)) for key in ("clusters_per", "clusters_gradient", "lloyd_iterations")]
+        odd = [(key, value) for key, value in given if value != fields[key].default]
+        return [Fault((key,), allowed, value, "clusters = [16]") for key, value in odd]
 
     def _quantization_faults(self) -> list[Fault]:
         faults = []

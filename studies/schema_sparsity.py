@@ -17,6 +17,9 @@ STRUCTURES = ("weight", "filter")
 
 LARGEST_PATTERN = 32
 
+PRESENT = 0.5
+"""Sparsity at which patterns are there, where a study of patterns alone does not say."""
+
 Mask = Literal["magnitude", "learned"]
 
 Distinct = AfterValidator(distinct)
@@ -36,11 +39,26 @@ def _structure(value: Any) -> Any:
     return value
 
 
+def _refuse_numbers(value: Any, *, share: bool = False) -> None:
+    """Tell of the table that was meant where a number, or a list of two, stands for a range."""
+    low, high = value if isinstance(value, list) and len(value) == 2 else (value, value)
+    if any(isinstance(end, bool) or not isinstance(end, (int, float)) for end in (low, high)):
+        return
+    fits = 0 <= low <= high and (not share or 0 < high < 1)
+    raise broken("a table with `low` and `high`", {"low": low, "high": high} if fits else None)
+
+
 class RangeSection(Section):
     """A continuous variable between `low` and `high`."""
 
     low: Annotated[float, Field(ge=0.0)] = 0.0
     high: Annotated[float, Field(ge=0.0)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_table(cls, value: Any) -> Any:
+        _refuse_numbers(value)
+        return value
 
     @model_validator(mode="after")
     def _ordered(self) -> RangeSection:
@@ -54,10 +72,11 @@ class SparsitySection(Section):
 
     Args:
         low: Smallest share of weights or filters removed.
-        high: Largest; may be left out when every mask is learned.
+        high: Largest; may be left out when every mask is learned or every structure a pattern.
         step: Grid on which the search looks.
         structure: What is removed: single weights, filters, or all but n of m neighbouring weights (``2:4``), which a
-            layer either has or, at sparsity 0, has not.
+            layer has, whatever the sparsity, unless that is 0. With patterns alone the search chooses between 0 and
+            `high` (0.5 where it is left out), which is absent and present.
         structure_per: Where there are several structures or masks, the search chooses one for the ``network``, or one
             for each ``group`` (as `granularity` makes them).
         scope: ``layer`` removes the share from each layer; ``global`` from all layers together, smallest first, with
@@ -87,6 +106,12 @@ class SparsitySection(Section):
     strength: RangeSection | None = None
     cost: Literal["operations", "parameters", "latency"] = "operations"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_table(cls, value: Any) -> Any:
+        _refuse_numbers(value, share=True)
+        return value
+
     @property
     def graded(self) -> bool:
         """Whether a share of weights or filters is removed by magnitude, so that it matters how much."""
@@ -99,8 +124,10 @@ class SparsitySection(Section):
 
     @property
     def top(self) -> float:
-        """The largest sparsity; `low` where none is given."""
-        return self.low if self.high is None else self.high
+        """The largest sparsity; where none is given `low`, or for patterns, which `low` = 0 would forbid, 0.5."""
+        if self.high is not None:
+            return self.high
+        return PRESENT if self.patterned and self.low == 0.0 else self.low
 
     @property
     def varies(self) -> bool:
@@ -121,7 +148,7 @@ class SparsitySection(Section):
 
     def _range_faults(self) -> list[Fault]:
         if self.high is None:
-            return [Fault(("high",), "given")] if self.graded or self.patterned else []
+            return [Fault(("high",), "given")] if self.graded else []
         width = self.high - self.low
         if width < 0:
             return [Fault(("low",), f"at most `high` ({self.high:g})", self.low, f"{self.high:g}")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from .faults import Fault, contradiction
 from .schema_base import NamedPart, PartName, PositiveInt, Section
@@ -42,13 +42,14 @@ class DataSection(NamedPart):
 
 
 class ModelSection(NamedPart):
-    """The architecture, and the checkpoint it starts from (None: trained from scratch).
+    """The architecture, and the checkpoint it starts from.
 
     Args:
+        weights: A checkpoint's file; None, or empty, trains from scratch.
         trained_on: What the checkpoint has seen: this data set's training split, or other data only.
     """
 
-    weights: str | None = None
+    weights: Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)] = None
     trained_on: Literal["train", "other"] = "train"
 
     @property

@@ -6,14 +6,13 @@ grow with channels: some integer kernels take longer for 8 channels than for 16,
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["bilinear", "boundary_line", "channel_counts", "fit_line"]
+__all__ = ["bilinear", "boundary_line", "channel_counts", "fit_line", "from_zero"]
 
 MULTIPLE = 8
 
@@ -32,49 +31,58 @@ def channel_counts(dense: int, fractions: Sequence[float]) -> tuple[int, ...]:
     return (*sorted(count for count in rounded if count < dense), dense)
 
 
-def bilinear(
-    values: Sequence[Sequence[float]], rows: Sequence[float], columns: Sequence[float], x: Tensor, y: Tensor
-) -> Tensor:
-    """The surface through `values` at (`x`, `y`), linear along either axis between grid lines, and differentiable.
+def from_zero(values: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A grid with one more line in front, at position 0, so that what lies below the first line is a cell too.
 
-    Below the first grid line the surface goes on with the first cell's slope, but not below a proportional share. On a
-    grid line the slope is that of the cell below it: what removing one more channel saves.
+    There the surface goes on with the first cell's slope, but not below a proportional share, as it does where a lone
+    line says nothing of slopes.
 
     Args:
-        values: (rows, columns), not negative.
-        rows: Positions of the rows, positive and ascending.
-        columns: Positions of the columns, the same.
-        x: 0-d float, the position along the rows.
-        y: 0-d float, the position along the columns.
+        values: (lines, …), not negative.
+        positions: (lines,), positive and ascending.
 
     Returns:
-        0-d float.
+        Values (lines + 1, …) and positions (lines + 1,).
+    """
+    first = np.zeros_like(values[0])
+    if len(positions) > 1:
+        slope = (values[1] - values[0]) / (positions[1] - positions[0])
+        first = np.maximum(values[0] - slope * positions[0], 0.0)
+    return np.concatenate([first[None], values]), np.concatenate([[0.0], positions])
+
+
+def bilinear(values: Tensor, rows: Tensor, columns: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Surfaces through `values`, each at its (`x`, `y`): linear along either axis between grid lines, differentiable.
+
+    On a grid line the slope is that of the cell below it: what removing one more channel saves. Nothing is read back
+    from the device.
+
+    Args:
+        values: (…, R, C), a grid of two lines or more either way for each place.
+        rows: (…, R), positions of the rows, ascending.
+        columns: (…, C), positions of the columns, ascending.
+        x: (…), positions along the rows, of the grids' type.
+        y: (…), positions along the columns, the same.
+
+    Returns:
+        (…).
     """
     i, s = _cell(rows, x)
     j, t = _cell(columns, y)
-    low = _between(rows, [row[j] for row in values], i, s, x)
-    if t is None:
-        return low
-    high = _between(rows, [row[j + 1] for row in values], i, s, x)
-    below = float(y.detach()) < columns[0]
-    falling = low + (high - low) * t
-    return torch.maximum(falling, low * y / columns[0]) if below else falling
+    width, flat = values.shape[-1], values.flatten(-2)
+    low, right, down, both = (
+        flat.gather(-1, (i + below) * width + j + beside).squeeze(-1)
+        for below, beside in ((0, 0), (0, 1), (1, 0), (1, 1))
+    )
+    near, far = low + (down - low) * s, right + (both - right) * s
+    return near + (far - near) * t
 
 
-def _between(rows: Sequence[float], line: Sequence[float], i: int, s: Tensor | None, x: Tensor) -> Tensor:
-    """`line`, values at `rows`, read at `x`, which lies a share `s` of the way through cell `i`."""
-    if s is None:
-        return x.new_tensor(line[i])
-    value = line[i] + (line[i + 1] - line[i]) * s
-    return torch.maximum(value, line[i] * x / rows[0]) if float(x.detach()) < rows[0] else value
-
-
-def _cell(grid: Sequence[float], position: Tensor) -> tuple[int, Tensor | None]:
-    """The cell that holds `position`, and the share of the way through it; None on a grid of one line."""
-    if len(grid) == 1:
-        return 0, None
-    index = min(max(bisect_left(grid, float(position.detach())) - 1, 0), len(grid) - 2)
-    return index, (position - grid[index]) / (grid[index + 1] - grid[index])
+def _cell(grid: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+    """The cells, (…, 1), that hold `position`, (…), and the shares of the way through them, (…)."""
+    index = torch.searchsorted(grid, position.detach()[..., None]).sub(1).clamp(0, grid.shape[-1] - 2)
+    start, end = grid.gather(-1, index).squeeze(-1), grid.gather(-1, index + 1).squeeze(-1)
+    return index, (position - start) / (end - start)
 
 
 def fit_line(predicted: np.ndarray, measured: np.ndarray) -> tuple[float, float]:

@@ -137,10 +137,11 @@ class OnnxRuntimeCPU(Target):
         images = seed.child("images").numpy().random((self.batch_size, *shape), dtype=np.float32)
         details = {"batch_size": self.batch_size, "threads": self.threads, "onnxruntime": onnxruntime.__version__}
         with device_lock("cpu"):
-            candidate, other = self._timed(artefact, images), self._timed(reference, images)
+            candidate, other = self.timed(artefact, images), self.timed(reference, images)
             return compare(candidate, other, options=self.timing, seed=seed.child("order"), details=details)
 
-    def _timed(self, artefact: Artefact, images: np.ndarray) -> Timed:
+    def timed(self, artefact: Artefact, images: np.ndarray) -> Timed:
+        """The model loaded with its input in place, (N, C, H, W) float32, for whoever holds the CPU's lock."""
         session = open_session(artefact.path, threads=self.threads)
         binding = session.io_binding()
         binding.bind_cpu_input("images", images)

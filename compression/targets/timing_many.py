@@ -101,14 +101,15 @@ def _repeats(model: Timed, minimum_sample: float) -> int:
 def ready(target: Target, artefacts: Sequence[Artefact], *, seed: Seed) -> Iterator[list[Timed]]:
     """Each artefact loaded on the target with an input of its own, while no one else measures there.
 
-    A target that can only compare two artefacts of one input shape (`Target.time`) is asked for each by itself.
+    A target without `timed(artefact, images) -> Timed`, which can only compare two artefacts of one input shape
+    (`Target.time`), is asked for each by itself.
 
     Args:
         target: What exported them, in this process.
         artefacts: They may differ in their inputs.
         seed: Draws the inputs.
     """
-    own = getattr(target, "_timed", None)
+    own = getattr(target, "timed", None)
     if own is None:
         yield [partial(_alone, target, artefact, seed) for artefact in artefacts]
         return

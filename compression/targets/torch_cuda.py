@@ -158,7 +158,7 @@ class TorchCUDA(Target):
             "cache": "hot",
         }
         with device_lock(self.device), torch.cuda.device(self.index), torch.inference_mode():
-            candidate, other = self._timed(artefact, images), self._timed(reference, images)
+            candidate, other = self.timed(artefact, images), self.timed(reference, images)
             return compare(candidate, other, options=self.timing, seed=seed.child("order"), details=details)
 
     def _model(self, artefact: Artefact) -> nn.Module:
@@ -166,8 +166,11 @@ class TorchCUDA(Target):
             raise TargetError(f"`artefact` {artefact.path.name} must be exported or restored in this process first.")
         return self._models[artefact.path]
 
-    def _timed(self, artefact: Artefact, images: np.ndarray) -> Timed:
-        """The model captured in a CUDA graph, timed by CUDA events."""
+    def timed(self, artefact: Artefact, images: np.ndarray) -> Timed:
+        """The model captured in a CUDA graph with `images` (N, C, H, W), timed by CUDA events.
+
+        For whoever holds the device's lock, with this device the current one and in inference mode.
+        """
         import torch
 
         model = self._model(artefact)

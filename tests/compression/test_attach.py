@@ -135,6 +135,35 @@ def test_unequal_sparsities_of_coupled_layers_are_recorded_as_a_deviation(case) 
     assert "layer1.0.conv2: filter sparsity 0.5 instead of 0" in attached.deviations[0] + attached.deviations[-1]
 
 
+MAGNITUDE, LEARNED = Pruning(0.5, "filter"), Pruning(0.0, "filter", mask="learned", target=0.6, strength=1.0)
+
+
+@pytest.mark.parametrize(
+    ("leading", "member", "line"),
+    [
+        (MAGNITUDE, LEARNED, "filter sparsity 0.5 instead of a learned mask"),
+        (MAGNITUDE, Pruning(0.7), "filter sparsity 0.5 instead of 0"),
+        (MAGNITUDE, dataclasses.replace(MAGNITUDE, scope="global"), "scope layer instead of global"),
+        (
+            MAGNITUDE,
+            Pruning(0.3, "filter", scope="global"),
+            "filter sparsity 0.5 instead of 0.3, scope layer instead of global",
+        ),
+        (LEARNED, MAGNITUDE, "a learned mask instead of filter sparsity 0.5"),
+        (LEARNED, None, "a learned mask instead of filter sparsity 0"),
+        (LEARNED, dataclasses.replace(LEARNED, target=0.4), "target 0.6 instead of 0.4"),
+    ],
+)
+def test_coupled_layers_that_plan_otherwise_are_named(case, leading, member, line) -> None:
+    resnet = case("resnet20")
+    coupled = [layer.name for layer in resnet.layers if layer.coupled == "conv1"]
+    plan = TrialPlan({name: LayerPlan(leading) for name in coupled} | {"layer1.0.conv2": LayerPlan(member)})
+    attached = attach(resnet.model(), plan, resnet.layers, resnet.images(1), seed=Seed(0))
+    assert attached.deviations == [f"layer1.0.conv2: {line}, as its channels are those of conv1"]
+    assert (attached.learned is not None) == (leading is LEARNED)
+    attached.finalize([])
+
+
 def test_kept_filters_are_a_multiple_of_round_to(case, uniform_plan) -> None:
     digits = case("digits_cnn")
     plan = uniform_plan(digits.layers, pruning=Pruning(0.6, "filter"))
@@ -283,17 +312,6 @@ def test_patterns_are_exact_where_inputs_suffice_and_noted_where_not(case, unifo
             assert max(len(torch.unique(row)) for row in rows) <= clusters.clusters
 
 
-def test_patterns_of_inputs_that_do_not_divide_say_what_the_rest_keeps(case) -> None:
-    resnet = case("resnet20")
-    plan = TrialPlan({"layer1.0.conv1": LayerPlan(Pruning(1 - 3 / 7, "3:7"))})
-    model = resnet.model()
-    attached = attach(model, plan, resnet.layers, resnet.images(1), seed=Seed(0))
-    assert attached.deviations == ["layer1.0.conv1: not all groups are 3:7, the last 2 of 16 inputs keep 1"]
-    attached.set_progress(1.0)
-    kept = (model.layer1[0].conv1.weight != 0).sum(dim=1)
-    assert (kept == 3 + 3 + 1).all()
-
-
 def test_the_plans_clustering_reaches_the_codebooks(case, uniform_plan) -> None:
     digits = case("digits_cnn")
     plan = uniform_plan(digits.layers, clustering=Clustering(256, "channel", "sum", 3))
@@ -301,3 +319,14 @@ def test_the_plans_clustering_reaches_the_codebooks(case, uniform_plan) -> None:
     for _, module, cluster in attached.clusters:
         assert (cluster.clusters, cluster.per, cluster.gradient, cluster.lloyd_iterations) == (256, "channel", "sum", 3)
         assert torch.isfinite(module.weight).all()
+
+
+@pytest.mark.parametrize("per", ["layer", "channel"])
+def test_two_clusters_with_a_zero_are_noted(case, per) -> None:
+    digits = case("digits_cnn")
+    name = digits.layers[2].name
+    plan = TrialPlan({name: LayerPlan(Pruning(0.5), Clustering(2, per))})
+    attached = digits.trained(plan, steps=1)
+    assert attached.deviations == [f"{name}: two clusters, one of them zero, keep one sign only"]
+    plan = TrialPlan({name: LayerPlan(None, Clustering(2, per))})
+    assert digits.trained(plan, steps=1).deviations == []

@@ -47,6 +47,21 @@ def test_a_pinned_zero_leaves_the_signs_their_share() -> None:
     assert (codebook > 0).sum() == 6
 
 
+def test_one_value_beside_a_pinned_zero_has_the_sign_of_the_larger_sum() -> None:
+    values = np.concatenate([np.zeros(5), np.full(30, 0.1), np.full(10, -0.5)])
+    assert seed_codebook(values, 2, np.random.default_rng(0), zero=True).tolist() == [0.0, -0.5]
+    np.testing.assert_allclose(seed_codebook(-values, 2, np.random.default_rng(0), zero=True), [0.0, 0.5])
+
+
+def test_of_many_values_seeds_come_from_an_even_sample_and_means_from_all() -> None:
+    values = random_weight(3 * 2**16).double().numpy()
+    seeds = seed_codebook(values, 64, np.random.default_rng(0), lloyd_iterations=0)
+    assert np.isin(seeds, np.sort(values)[1::3]).all()
+    means = seed_codebook(values, 64, np.random.default_rng(0), lloyd_iterations=1)
+    nearest = np.abs(values[:, None] - seeds).argmin(axis=1)
+    np.testing.assert_allclose(means, [values[nearest == index].mean() for index in range(64)], rtol=1e-6)
+
+
 @pytest.mark.parametrize("values", [np.zeros(0), np.zeros(9), np.full(7, 0.5), np.array([-0.5, 0.5, 0.5])])
 @pytest.mark.parametrize("zero", [True, False])
 def test_fewer_distinct_values_than_clusters_give_a_full_finite_codebook(values: np.ndarray, zero: bool) -> None:

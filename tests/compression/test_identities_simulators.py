@@ -37,9 +37,9 @@ class Simulated:
         return [(layer, self.plan.layer(layer.name), source.get_submodule(layer.name)) for layer in self.layers]
 
     def kept_rows(self, module: nn.Module) -> Tensor:
-        """The simulated filters, (kept, n), without those that a mask takes whole."""
-        rows = module.weight.detach().flatten(1)
-        return rows[masked_weight(module).detach().flatten(1).any(dim=1)]
+        """The simulated filters, (kept, n), without the outputs and inputs that masks take whole."""
+        kept = masked_weight(module).detach().reshape(*module.weight.shape[:2], -1).any(dim=2)
+        return module.weight.detach()[kept.any(dim=1)][:, kept.any(dim=0)].flatten(1)
 
 
 @pytest.fixture(scope="module")

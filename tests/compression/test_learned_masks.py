@@ -79,14 +79,19 @@ def test_the_hardware_loss_is_a_one_sided_hinge(share, loss):
 
 def test_costs_couple_both_sides_of_a_layer():
     layers = inspect_layers(build(), (3, 32, 32))
+    names = [layer.name for layer in layers]
+    outputs = torch.tensor([float(layer.weight_shape[0]) for layer in layers])
+    depthwise = torch.tensor([layer.kind == "depthwise" for layer in layers])
+    inputs = torch.where(depthwise, outputs, torch.tensor([float(layer.weight_shape[1]) for layer in layers]))
     operations, parameters = Operations(layers), Parameters(layers)
-    for layer in layers:
-        outputs = layer.weight_shape[0]
-        inputs = outputs if layer.kind == "depthwise" else layer.weight_shape[1]
-        half = operations.cost(layer.name, torch.tensor(inputs / 2), torch.tensor(outputs / 2))
-        assert float(half) == pytest.approx(layer.macs / (2 if layer.kind == "depthwise" else 4))
-        whole = parameters.cost(layer.name, torch.tensor(float(inputs)), torch.tensor(float(outputs)))
-        assert float(whole) == parameters.dense_cost(layer.name) == torch.Size(layer.weight_shape).numel()
+    macs = torch.tensor([float(layer.macs) for layer in layers])
+    torch.testing.assert_close(operations.costs(names, inputs, outputs), macs)
+    torch.testing.assert_close(
+        operations.costs(names, inputs / 2, outputs / 2), macs / torch.where(depthwise, 2.0, 4.0)
+    )
+    sizes = torch.tensor([float(torch.Size(layer.weight_shape).numel()) for layer in layers])
+    torch.testing.assert_close(parameters.costs(names, inputs, outputs), sizes)
+    assert [parameters.dense_cost(name) for name in names] == sizes.tolist()
 
 
 @pytest.mark.parametrize("structure", ["filter", "weight"])

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from forgefront.compression.masks import MaskWeight, filter_mask, filter_norms, magnitude_mask, pattern_mask
+from forgefront.compression.masks import (
+    MaskWeight,
+    broken_groups,
+    filter_mask,
+    filter_norms,
+    magnitude_mask,
+    pattern_mask,
+)
 from forgefront.studies.seeds import Seed
 
 
@@ -110,3 +117,14 @@ def test_a_pattern_grows_from_its_smallest_and_never_leaves_itself() -> None:
         assert not gone.numel() or not left.numel() or gone.max() <= left.min()
         keep = grown
     assert torch.equal(keep, final)
+
+
+def test_groups_that_are_not_of_a_pattern_are_counted() -> None:
+    weight = random_weight(6, 11, 3, 3)
+    assert broken_groups(weight, 2, 4) == (162, 162)
+    masked = weight * pattern_mask(weight, 2, 4)
+    assert broken_groups(masked, 2, 4) == (54, 162)
+    assert broken_groups(masked[:, :8], 2, 4) == (0, 108)
+    masked[0, :4, 0, 0] = masked[5, 5:8, 2, 2] = 1.0
+    assert broken_groups(masked[:, :8], 2, 4) == (2, 108)
+    assert broken_groups(weight[:, :3], 2, 4) == (54, 54)

@@ -11,7 +11,9 @@ import pytest
 from forgefront.search import cost
 from forgefront.search.coordinator import coordinator_for
 from forgefront.search.cost import COST_TABLE, cost_inputs, load_or_measure, needs_cost_table, read_cost_table
+from forgefront.search.events import Preparing, StudyStarted
 from forgefront.search.lock import coordinator_lock
+from forgefront.search.problem import Prepared
 from forgefront.search.run import load_run
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.trial import TrialContext
@@ -79,13 +81,17 @@ def test_a_table_is_measured_once_and_then_read(tmp_path):
     study = study_in(tmp_path)
     context = TrialContext(opened(tmp_path, study).path, 1, study)
     assert cost_inputs(context) == {}
-    table = load_or_measure(context)
+    said: list[str] = []
+    table = load_or_measure(context, said.append)
+    assert len(said) == 1
+    assert "onnxruntime-cpu" in said[0]
     assert list(table.layers) == [layer.name for layer in context.layers]
     assert table.integer
     assert table.target == "onnxruntime-cpu"
     written = (context.folder.path / COST_TABLE).read_bytes()
-    assert load_or_measure(context) == read_cost_table(context.folder.path) == table
+    assert load_or_measure(context, said.append) == read_cost_table(context.folder.path) == table
     assert (context.folder.path / COST_TABLE).read_bytes() == written
+    assert len(said) == 1
     assert cost_inputs(context) == {"cost_table": table.digest}
 
 
@@ -125,20 +131,32 @@ def prepared(path: Path, prepare, **changes):
 def test_what_is_prepared_joins_the_inputs_and_another_one_is_refused(tmp_path):
     fingerprint = analytic.problem().fingerprint | {"inputs": {"data": "abc"}}
     for _ in range(2):
-        prepared(tmp_path / "run", lambda: {"cost_table": "first"}, fingerprint=fingerprint).run()
+        prepared(tmp_path / "run", lambda announce: Prepared({"cost_table": "first"}), fingerprint=fingerprint).run()
     stored = load_run_fingerprint(tmp_path / "run")
     assert stored["inputs"] == {"data": "abc", "cost_table": "first"}
     with pytest.raises(StudyMismatchError, match=r'inputs.cost_table: "first" -> "second"'):
-        prepared(tmp_path / "run", lambda: {"cost_table": "second"}, fingerprint=fingerprint).run()
+        prepared(tmp_path / "run", lambda announce: Prepared({"cost_table": "second"}), fingerprint=fingerprint).run()
     with pytest.raises(StudyMismatchError, match=r'inputs.cost_table: "first" -> nothing'):
         analytic.coordinator(tmp_path / "run", trials=2, fingerprint=fingerprint).run()
+
+
+def test_what_takes_a_while_and_what_to_know_of_it_are_told(tmp_path):
+    def prepare(announce):
+        announce("measuring")
+        return Prepared({}, ("it fits badly",))
+
+    events: list = []
+    prepared(tmp_path / "run", prepare).run(events.append)
+    assert events[0] == Preparing("measuring")
+    assert events[1].remarks == ("it fits badly",)
+    assert events[1].warnings == ()
 
 
 def test_it_is_prepared_under_the_lock_and_a_failure_frees_it(tmp_path):
     folder = RunFolder(tmp_path / "run")
     held: list[bool] = []
 
-    def prepare():
+    def prepare(announce):
         with pytest.raises(LockHeldError), coordinator_lock(folder.lock, f"sqlite:///{folder.database}", name="x"):
             pass
         held.append(not folder.database.exists())
@@ -163,10 +181,15 @@ def test_a_run_keeps_its_table_and_goes_on_with_no_other(tmp_path):
     folder = RunFolder(tmp_path / "run")
     coordinator = coordinator_for(folder, study)
     opened(tmp_path, study)
-    coordinator.run()
+    events: list = []
+    coordinator.run(events.append)
+    assert [type(event) for event in events[:2]] == [Preparing, StudyStarted]
     table = read_cost_table(folder.path)
     assert load_run(folder.path).fingerprint["inputs"]["cost_table"] == table.digest
-    assert coordinator_for(folder, study).run().ran == 0
+    assert coordinator_for(folder, study).run(events.append).ran == 0
+    again = [event for event in events if isinstance(event, StudyStarted)]
+    assert [list(event.remarks) for event in again] == [table.remarks()] * 2
+    assert sum(isinstance(event, Preparing) for event in events) == 1
     file = folder.path / COST_TABLE
     changed = json.loads(file.read_text()) | {"integer": False}
     file.write_text(json.dumps(changed))

@@ -12,7 +12,7 @@ import pytest
 
 from forgefront import load_run
 from forgefront.search.display import Watcher, duration, open_display
-from forgefront.search.events import StudyFinished, StudyStarted, TrialFinished, TrialProgress, TrialStarted
+from forgefront.search.events import Preparing, StudyFinished, StudyStarted, TrialFinished, TrialProgress, TrialStarted
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.status import describe
 from forgefront.search.tables import render
@@ -63,7 +63,8 @@ def test_the_watcher_knows_what_is_left() -> None:
 def test_piped_output_is_plain_lines(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     study = load_study("digits", check_parts=False)
     with open_display(study, RunFolder(tmp_path / "runs" / "digits")) as show:
-        show(StudyStarted("digits", 4, 1, adopted=(1,), warnings=("torch: 2.14 -> 2.15",)))
+        show(Preparing("measuring how long each layer takes"))
+        show(StudyStarted("digits", 4, 1, adopted=(1,), warnings=("torch: 2.14 -> 2.15",), remarks=("it fits badly",)))
         show(TrialProgress(1, 1, 2, 10, 20, 0.7))
         show(finished(1, front=(0, 1)))
         show(finished(2, state="failed"))
@@ -71,12 +72,14 @@ def test_piped_output_is_plain_lines(capsys: pytest.CaptureFixture[str], tmp_pat
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert captured.out == ""
-    assert lines[1] == "taking over trial 1, which was left running"
-    assert "torch: 2.14 -> 2.15" in lines[2]
-    assert lines[3].startswith("trial 1 (search) *: accuracy 0.9 in 10 s")
-    assert lines[4] == "trial 2 (search) failed: the loss became nan"
-    assert lines[5].startswith("done: 4 of 4 trials, 1 failed, 2 on the front")
-    assert len(lines) == 6
+    assert lines[0] == "measuring how long each layer takes"
+    assert lines[2] == "taking over trial 1, which was left running"
+    assert "torch: 2.14 -> 2.15" in lines[3]
+    assert lines[4] == "note: it fits badly"
+    assert lines[5].startswith("trial 1 (search) *: accuracy 0.9 in 10 s")
+    assert lines[6] == "trial 2 (search) failed: the loss became nan"
+    assert lines[7].startswith("done: 4 of 4 trials, 1 failed, 2 on the front")
+    assert len(lines) == 8
 
 
 def test_a_terminal_shows_progress_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -185,6 +185,46 @@ def test_quantization_and_scales_are_chosen_by_group(digits_layers) -> None:
     assert fixed.decode(fixed.encode(1.0)).layer(DENSE).quantization.scales == "learned"
 
 
+def test_the_last_seed_learns_its_scales_where_masks_are_not_learned(digits_layers) -> None:
+    space = make(digits_layers, granularity="stage", weight_bits=[8, 4, 2], scales=["range", "learned"])
+    plans = [space.decode(params) for params in ladder(space, 5)]
+    assert len({plan.to_json() for plan in plans}) == 5
+    assert [plan.layer(DENSE).quantization.scales for plan in plans] == ["range"] * 4 + ["learned"]
+    assert {plan.layer(DENSE).quantization.mode for plan in plans} == {"aware"}
+
+
+def test_what_is_never_quantized_has_no_mode_and_no_scales(digits_layers) -> None:
+    choices = {"quantization": ["aware", "post"], "scales": ["range", "learned"]}
+    floats = make(digits_layers, granularity="network", weight_bits=[32], activation_bits=[32], **choices)
+    assert floats.distributions == {}
+    assert floats.section.searched == []
+    # the last layer's output stays float, so that nothing of it is quantized
+    outputs = make(digits_layers, granularity="layer", weight_bits=[32], activation_bits=[8], **choices)
+    assert f"quantization/{DENSE}" in outputs.distributions
+    assert "quantization/linear" not in outputs.distributions
+    assert outputs.section.searched == ["quantization", "scales"]
+
+
+def test_patterns_alone_are_there_or_not(digits_layers) -> None:
+    space = make(digits_layers, granularity="network", sparsity={"structure": ["2:4"]})
+    assert space.distributions["sparsity/network"] == optuna.distributions.FloatDistribution(0.0, 0.5, step=0.5)
+    assert space.decode({"sparsity/network": 0.0}).layers == {}
+    assert space.decode({"sparsity/network": 0.5}).layer(DENSE).pruning.structure == "2:4"
+    always = make(digits_layers, sparsity={"structure": ["2:4"], "low": 0.1, "high": 0.9})
+    assert always.distributions == {}
+    assert always.decode({}).layer(DENSE).sparsity == 0.5
+    assert not always.section.searched
+
+
+def test_how_clusters_train_is_fixed_for_the_study(digits_layers) -> None:
+    space = make(digits_layers, clusters=[16], clusters_gradient="sum", lloyd_iterations=0)
+    assert space.distributions == {}
+    found = space.decode({}).layer(DENSE).clustering
+    assert (found.gradient, found.lloyd_iterations) == ("sum", 0)
+    default = make(digits_layers, clusters=[16]).decode({}).layer(DENSE).clustering
+    assert (default.gradient, default.lloyd_iterations) == ("mean", 10)
+
+
 def test_clusters_of_a_channel(digits_layers) -> None:
     space = make(digits_layers, clusters=[16], clusters_per="channel")
     assert space.decode({}).layer(DENSE).clustering.per == "channel"
@@ -193,7 +233,7 @@ def test_clusters_of_a_channel(digits_layers) -> None:
 
 @pytest.mark.parametrize("per", ["group", "network"])
 @pytest.mark.parametrize("count", [1, 2, 4, 7, 12])
-def test_seeds_are_plain_but_for_one_with_learned_masks(digits_layers, per: str, count: int) -> None:
+def test_seeds_are_plain_but_for_the_first_and_the_last(digits_layers, per: str, count: int) -> None:
     space = make(digits_layers, granularity="layer", **EVERYTHING | {"sparsity": SPARSITY | {"structure_per": per}})
     rungs = ladder(space, count)
     plans = [space.decode(params) for params in rungs]
@@ -202,7 +242,9 @@ def test_seeds_are_plain_but_for_one_with_learned_masks(digits_layers, per: str,
     assert learned == ([False] * (count - 1) + [True] if count > 1 else [False])
     for plan in plans:
         quantized = [layer.quantization for layer in plan.layers.values() if layer.quantization]
-        assert {(one.mode, one.scales) for one in quantized} == {("aware", "range")}
+        last = plan is plans[-1] and count > 1
+        expected = ("post", "range") if plan is plans[0] else ("aware", "learned") if last else ("aware", "range")
+        assert {(one.mode, one.scales) for one in quantized} == {expected}
     structures = {layer.pruning.structure for plan in plans[:-1] for layer in plan.layers.values() if layer.pruning}
     assert count < 7 or structures == {"weight", "filter", "2:4"}
     assert count == 1 or all(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from forgefront.compression.targets.cost_grid import bilinear, boundary_line, channel_counts, fit_line
+from forgefront.compression.targets.cost_grid import bilinear, boundary_line, channel_counts, fit_line, from_zero
 from forgefront.compression.targets.cost_measurement import kept_channels, measure_cost_table
 from forgefront.compression.targets.cost_table import Calibration, CostGrid, CostTable
 from forgefront.compression.targets.onnxruntime_cpu import OnnxRuntimeCPU
@@ -28,6 +28,12 @@ VALUES = ((1.0, 2.0), (1.5, 3.0), (3.0, 6.0))
 def point(x: float, y: float) -> tuple[torch.Tensor, torch.Tensor]:
     pair = torch.tensor([x, y], dtype=torch.float64)
     return pair[0], pair[1]
+
+
+def surface(x: torch.Tensor, y: torch.Tensor, values=VALUES, rows=ROWS, columns=COLUMNS) -> torch.Tensor:
+    block, first = from_zero(np.array(values), np.array(rows, dtype=float))
+    across, second = from_zero(block.T, np.array(columns, dtype=float))
+    return bilinear(*(torch.from_numpy(part).to(x.dtype) for part in (across.T.copy(), first, second)), x, y)
 
 
 def table(**changes) -> CostTable:
@@ -60,38 +66,49 @@ def test_channel_counts_are_multiples_of_eight_and_the_dense_one(dense, expected
 @pytest.mark.parametrize(("i", "x"), list(enumerate(ROWS)))
 @pytest.mark.parametrize(("j", "y"), list(enumerate(COLUMNS)))
 def test_the_surface_goes_through_what_was_measured(i, x, j, y):
-    assert float(bilinear(VALUES, ROWS, COLUMNS, *point(x, y))) == pytest.approx(VALUES[i][j])
+    assert float(surface(*point(x, y))) == pytest.approx(VALUES[i][j])
 
 
 def test_between_grid_lines_the_surface_is_linear_along_either_axis():
-    assert float(bilinear(VALUES, ROWS, COLUMNS, *point(12, 8))) == pytest.approx(1.25)
-    assert float(bilinear(VALUES, ROWS, COLUMNS, *point(32, 16))) == pytest.approx(4.5)
+    assert float(surface(*point(12, 8))) == pytest.approx(1.25)
+    assert float(surface(*point(32, 16))) == pytest.approx(4.5)
     corners = [VALUES[1][0], VALUES[1][1], VALUES[2][0], VALUES[2][1]]
-    assert float(bilinear(VALUES, ROWS, COLUMNS, *point(24, 16))) == pytest.approx(np.mean(corners))
+    assert float(surface(*point(24, 16))) == pytest.approx(np.mean(corners))
 
 
 @pytest.mark.parametrize(("x", "y"), [(12.3, 17.0), (30.0, 9.0), (5.0, 3.0), (20.0, 5.0), (2.0, 20.0)])
 def test_the_gradient_is_the_surfaces(x, y):
-    def surface(pair: torch.Tensor) -> torch.Tensor:
-        return bilinear(VALUES, ROWS, COLUMNS, pair[0], pair[1])
-
-    assert torch.autograd.gradcheck(surface, torch.tensor([x, y], dtype=torch.float64, requires_grad=True))
+    pair = torch.tensor([x, y], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda pair: surface(pair[0], pair[1]), pair)
 
 
 def test_on_a_grid_line_the_slope_is_what_one_channel_less_saves():
     pair = torch.tensor([16.0, 24.0], requires_grad=True)
-    bilinear(VALUES, ROWS, COLUMNS, pair[0], pair[1]).backward()
+    surface(pair[0], pair[1]).backward()
     assert pair.grad.tolist() == pytest.approx([(3.0 - 2.0) / 8, (3.0 - 1.5) / 16])
 
 
 def test_below_the_grid_the_surface_falls_on_but_never_under_its_proportional_share():
     # rows: 1.0 at 8 and 1.5 at 16, so 0.5 + x/16; columns are steeper than proportional nowhere here
-    assert float(bilinear(VALUES, ROWS, COLUMNS, *point(4, 8))) == pytest.approx(0.75)
+    assert float(surface(*point(4, 8))) == pytest.approx(0.75)
     steep = ((1.0,), (8.0,))
-    assert float(bilinear(steep, (8, 16), (8,), *point(2, 8))) == pytest.approx(0.25)
-    counts = [float(bilinear(steep, (8, 16), (8,), *point(x, 8))) for x in range(1, 17)]
+    assert float(surface(*point(2, 8), steep, (8, 16), (8,))) == pytest.approx(0.25)
+    counts = [float(surface(*point(x, 8), steep, (8, 16), (8,))) for x in range(1, 17)]
     assert counts == sorted(counts)
     assert counts[0] > 0
+
+
+def test_along_a_lone_line_costs_are_proportional():
+    assert float(surface(*point(2, 8), ((3.0,),), (8,), (8,))) == pytest.approx(0.75)
+    assert float(surface(*point(4, 4), ((3.0,),), (8,), (8,))) == pytest.approx(0.75)
+    assert float(surface(*point(12, 4), ((1.0,), (2.0,)), (8, 16), (8,))) == pytest.approx(0.75)
+
+
+def test_surfaces_are_read_side_by_side():
+    values = torch.tensor([[[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [4.0, 8.0]]])
+    lines = torch.tensor([[0.0, 8.0], [0.0, 2.0]])
+    found = bilinear(values, lines, lines, torch.tensor([4.0, 1.0]), torch.tensor([8.0, 1.0]))
+    assert found.tolist() == pytest.approx([0.5, 3.0])
 
 
 def test_the_calibration_line_is_exact_on_a_line_and_never_negative():
@@ -176,10 +193,93 @@ def test_cost_is_0d_keeps_the_dtype_and_reaches_both_counts():
 def test_a_whole_layer_and_its_last_channel_have_a_gradient(x, y):
     counts = torch.tensor([x, y], requires_grad=True)
     table().cost("conv", counts[0], counts[1]).backward()
-    assert (counts.grad > 0).all()
+    # the whole slope of the cell within, times the scale: from 3 to 6 both ways, and ¼·(1 + x/8)·(1 + y/8)
+    within = 2.0 * ((6.0 - 3.0) / 16 if x > 1 else 0.25 * (1 + 1 / 8) / 8)
+    assert counts.grad.tolist() == pytest.approx([within, within])
     beyond = torch.tensor([x + 1.0 if x > 1 else 0.0, y], requires_grad=True)
     table().cost("conv", beyond[0], beyond[1]).backward()
     assert beyond.grad[0] == 0.0
+
+
+@pytest.mark.parametrize("kind", ["conv", "depthwise", "grouped", "linear"])
+def test_a_layer_of_few_channels_has_a_gradient_too(kind):
+    grid = CostGrid((8,), (6,), ((2.0,),), {"kind": kind})
+    costs = table(layers={"small": ("small 1",)}, grids={"small 1": grid})
+    counts = torch.tensor([8.0, 6.0], requires_grad=True)
+    dense = costs.cost("small", counts[0], counts[1])
+    assert dense.item() == pytest.approx(costs.dense_cost("small"))
+    inputs, outputs = torch.autograd.grad(dense, counts)[0].tolist()
+    dense = dense.detach()
+    assert outputs == pytest.approx(float(dense) / 6)
+    alone = kind in ("conv", "linear")
+    assert inputs == pytest.approx(float(dense) / 8 if alone else 0.0)
+    # inputs of a grouped layer are counted by group or all together, those of a depthwise one are its outputs
+    assert float(costs.cost("small", *point(4, 3))) == pytest.approx(float(dense) / (4 if alone else 2))
+
+
+def test_masks_of_a_network_of_few_channels_can_be_trained_for_latency():
+    grids = {
+        "conv 1": CostGrid((3,), (8,), ((1.0,),), {"kind": "conv"}),
+        "conv 2": CostGrid((8,), (4,), ((2.0,),), {"kind": "conv"}),
+    }
+    costs = table(layers={"first": ("conv 1",), "second": ("conv 2",)}, grids=grids)
+    masks = [torch.ones(8, requires_grad=True), torch.ones(4, requires_grad=True)]
+    kept = [mask.sum() for mask in masks]
+    total = costs.cost("first", torch.tensor(3.0), kept[0]) + costs.cost("second", kept[0], kept[1])
+    for gradient in torch.autograd.grad(total, masks):
+        assert (gradient > 0).all()
+
+
+def test_many_layers_at_once_cost_what_each_does():
+    costs = table()
+    names = ["conv", "twice", "head", "conv"]
+    inputs = torch.tensor([32.0, 13.0, 5.0, 1.0], requires_grad=True)
+    outputs = torch.tensor([24.0, 9.0, 10.0, 0.5], requires_grad=True)
+    together = costs.costs(names, inputs, outputs)
+    each = torch.stack([costs.cost(*one) for one in zip(names, inputs, outputs, strict=True)])
+    assert together.tolist() == pytest.approx(each.tolist())
+    for side in (inputs, outputs):
+        (one,), (other,) = (torch.autograd.grad(value.sum(), side, retain_graph=True) for value in (together, each))
+        assert one.tolist() == pytest.approx(other.tolist())
+    assert costs.costs([], torch.empty(0), torch.empty(0)).shape == (0,)
+    uncalled = table(layers={"conv": ("conv 1",), "never": ()})
+    assert uncalled.costs(["conv", "never"], *torch.full((2, 2), 8.0)).tolist() == pytest.approx([2.0, 0.0])
+
+
+def test_nothing_is_read_back_from_the_device():
+    # a meta tensor has no values, so reading one fails
+    counts = torch.full((2,), 8.0, device="meta", requires_grad=True)
+    costs = table()
+    costs.costs(["conv", "twice"], counts, counts).sum().backward()
+    costs.cost("conv", counts[0], counts[1])
+    assert counts.grad.shape == (2,)
+
+
+def test_a_table_first_read_in_inference_mode_can_be_trained_with():
+    costs = table()
+    with torch.inference_mode():
+        costs.cost("conv", torch.tensor(8.0), torch.tensor(8.0))
+    counts = torch.tensor([12.0, 20.0], requires_grad=True)
+    costs.cost("conv", counts[0], counts[1]).backward()
+    assert (counts.grad > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("r_squared", "error", "told"), [(0.99, 0.1, False), (0.5, 0.25, False), (0.49, 0.1, True), (0.99, 0.26, True)]
+)
+def test_a_table_that_whole_networks_do_not_fit_says_so(r_squared, error, told):
+    remarks = table(calibration=Calibration(2.0, 0.25, ((1.0, 1.1),), (1.0,), r_squared, error)).remarks()
+    assert len(remarks) == told
+    assert all("\n" not in line and f"{error:.0%}" in line and "onnxruntime-cpu" in line for line in remarks)
+
+
+def test_layers_that_a_table_does_not_have_are_refused():
+    costs = table()
+    for ask in (lambda: costs.total({"other": (1, 1)}), lambda: costs.cost("other", *point(1, 1))):
+        with pytest.raises(KeyError, match="other"):
+            ask()
+    with pytest.raises(KeyError, match="other"):
+        costs.dense_cost("other")
 
 
 def test_the_total_is_overhead_and_layers():
@@ -330,7 +430,7 @@ def test_kept_channels_are_those_of_the_model(small):
 
 def test_a_target_that_only_compares_is_timed_all_the_same(tmp_path):
     class Comparing(OnnxRuntimeCPU):
-        _timed = None
+        timed = None
 
         def time(self, artefact, reference, *, seed):
             other = OnnxRuntimeCPU(rounds=2, maximum_seconds=0.01)

@@ -8,13 +8,16 @@ import zipfile
 
 import numpy as np
 import pytest
+from torch import nn
 
 from forgefront.compression.targets.device_lock import device_lock, lock_path
+from forgefront.compression.targets.onnxruntime_cpu import OnnxRuntimeCPU
 from forgefront.compression.targets.parity import check_parity, signal_to_noise
-from forgefront.compression.targets.size import file_bytes, zipped_bytes
+from forgefront.compression.targets.size import file_bytes, zipped_bytes, zipped_layer_bytes
 from forgefront.compression.targets.timing import TimingOptions, compare, wall_clock
 from forgefront.studies.errors import DeviceError, ParityError
 from forgefront.studies.seeds import Seed
+from forgefront.trainers.models.cifar_resnet import resnet20
 
 
 def predictions(outputs):
@@ -163,3 +166,15 @@ def test_a_second_process_waits_for_the_device_and_a_killed_one_frees_it():
         holder.wait()
     with device_lock(device, timeout=5):
         assert lock_path(device).exists()
+
+
+@pytest.mark.parametrize("bits", [32, 8, 4])
+def test_zipped_layers_make_up_the_zipped_file(bits, candidates, tmp_path):
+    model, images = candidates.seeded(lambda: resnet20(10)), candidates.images(2)
+    candidate = candidates.dense(model) if bits == 32 else candidates.quantized(model, bits, 8, images)
+    path = OnnxRuntimeCPU().export(candidate, tmp_path, images[:1]).path
+    layers = zipped_layer_bytes(path)
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert list(layers) == names
+    assert sum(layers.values()) == pytest.approx(zipped_bytes(path), rel=0.06)
+    assert layers["layer3.2.conv2"] > 10 * layers["conv1"]
