@@ -63,7 +63,8 @@ class Attached:
         self.finalized = False
         self.weight_masks: list[LayerMask] = []
         self.filter_masks: list[GroupMask] = []
-        self.pools: list[GlobalWeightMask | GlobalFilterMask] = []
+        self.weight_pools: list[GlobalWeightMask] = []
+        self.filter_pools: list[GlobalFilterMask] = []
         self.clusters: list[tuple[str, nn.Module, ClusterWeight]] = []
         self.weight_quantizers: list[tuple[str, WeightQuantizer]] = []
         self._last = float("-inf")
@@ -139,8 +140,8 @@ class Attached:
 
     def _update_masks(self, fraction: float) -> None:
         self._last = fraction
-        alone = [mask for mask in self.filter_masks if mask.scope == "layer"]
-        for mask in (*alone, *(pool for pool in self.pools if isinstance(pool, GlobalFilterMask))):
+        masks: list[GroupMask | GlobalFilterMask] = [mask for mask in self.filter_masks if mask.scope == "layer"]
+        for mask in (*masks, *self.filter_pools):
             mask.update(self._sparsity(fraction, mask.sparsity))
         self._update_weight_masks(fraction)
 
@@ -148,8 +149,8 @@ class Attached:
         outputs, inputs = lost_channels(self.groups, self.removed())
         for layer in self.weight_masks:
             layer.lose(outputs.get(layer.name, ()), inputs.get(layer.name, ()))
-        alone = [mask for mask in self.weight_masks if mask.scope == "layer"]
-        for mask in (*alone, *(pool for pool in self.pools if isinstance(pool, GlobalWeightMask))):
+        masks: list[LayerMask | GlobalWeightMask] = [mask for mask in self.weight_masks if mask.scope == "layer"]
+        for mask in (*masks, *self.weight_pools):
             mask.update(self._sparsity(fraction, mask.sparsity))
 
     def _end_pruning(self, fraction: float) -> None:
@@ -159,7 +160,8 @@ class Attached:
             self._update_weight_masks(fraction)
         for mask in self.filter_masks:
             mask.mask_readers()
-        self.deviations += [line for pool in self.pools if (line := pool.deviation()) is not None]
+        pools: list[GlobalWeightMask | GlobalFilterMask] = [*self.weight_pools, *self.filter_pools]
+        self.deviations += [line for pool in pools if (line := pool.deviation()) is not None]
 
     def _sparsity(self, fraction: float, final: float) -> float:
         return cubic_sparsity(fraction, final=final, start=self.stages.prune_start, end=self.stages.prune_end)
@@ -325,8 +327,8 @@ def _pool(attached: Attached) -> None:
     for group in attached.filter_masks:
         if group.scope == "global":
             filters.setdefault(group.sparsity, []).append(group)
-    attached.pools = [GlobalWeightMask(parts, sparsity) for sparsity, parts in weights.items()]
-    attached.pools += [GlobalFilterMask(parts, sparsity) for sparsity, parts in filters.items()]
+    attached.weight_pools = [GlobalWeightMask(parts, sparsity) for sparsity, parts in weights.items()]
+    attached.filter_pools = [GlobalFilterMask(parts, sparsity) for sparsity, parts in filters.items()]
 
 
 def _learn_activations(attached: Attached) -> None:

@@ -201,17 +201,6 @@ class LearnedMasks:
                 found.append((unit.group.leader, off))
         return found
 
-    def inputs_removed(self) -> dict[str, set[int]]:
-        """By layer the inputs (indices into dimension 1 of its weight) that go with the removed channels."""
-        gone: dict[str, set[int]] = {}
-        removed = dict(self.removed())
-        for unit in self._units:
-            off = set(removed.get(unit.layer, ())) if unit.group is not None else set()
-            for member in unit.group.consumers if unit.group is not None else ():
-                pairs = zip(member.own, member.root, strict=True)
-                gone.setdefault(member.name, set()).update(own for own, root in pairs if root in off)
-        return gone
-
     def report(self) -> dict[str, float]:
         """Target and what was reached, JSON values."""
         with torch.no_grad():

@@ -10,8 +10,8 @@ from torch.nn.utils import parametrize
 
 from ..spaces.layers import LayerInfo
 from .hardware_loss import LayerCosts, dense_channels
-from .mask_units import LearnedMask, MaskUnit
-from .masks import MaskWeight
+from .mask_units import MaskUnit
+from .masks import WeightMask
 from .pruning import GroupMask
 from .removal import ChannelGroup
 
@@ -114,10 +114,9 @@ class NetworkCost:
         for name, module in self._modules.items():
             if not parametrize.is_parametrized(module, "weight"):
                 continue
-            for simulator in module.parametrizations["weight"]:  # type: ignore[index, union-attr]
-                own = isinstance(simulator, MaskWeight) and not isinstance(simulator, LearnedMask)
-                if own and simulator.keep.shape == module.parametrizations["weight"].original.shape:  # type: ignore[index]
-                    yield name, simulator.keep.to(torch.float32).mean()
+            for simulator in module.parametrizations["weight"]:  # type: ignore[index]
+                if isinstance(simulator, WeightMask):
+                    yield name, simulator.share
 
 
 def _counts(group: ChannelGroup | None, rows: dict[str, int], side: str, device: torch.device) -> Tensor | None:

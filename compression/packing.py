@@ -12,21 +12,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..studies.errors import RunError
 from .byte_records import DTYPES, Reader, checked_shape, deflate, inflate, tensor_bytes
 from .clustering import distinct_values
 from .layer_codes import LayerCodes
 from .packed_layers import CODES, FORMS, PackedWeight, pack_codes, pack_weight, unpack_codes, unpack_weight
-
-if TYPE_CHECKING:
-    from .candidate import Candidate
 
 __all__ = [
     "LayerSize",
@@ -44,6 +41,22 @@ VERSION = 1
 METADATA = "forgefront_packed"
 PARTS = ("index", "weights", "rest")
 LONGEST_INDEX = 2**26
+
+
+class Packable(Protocol):
+    """What is packed of a candidate; see `Candidate`."""
+
+    @property
+    def model(self) -> nn.Module:
+        """Baked."""
+
+    @property
+    def codes(self) -> Mapping[str, LayerCodes]:
+        """Integer weights by layer name."""
+
+    @property
+    def codebooks(self) -> Mapping[str, Tensor]:
+        """Distinct weights of clustered layers."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ class Unpacked:
     codebooks: dict[str, Tensor]
 
 
-def pack(candidate: Candidate) -> tuple[dict[str, Tensor], dict[str, str]]:
+def pack(candidate: Packable) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The candidate's model, codes and codebooks as byte tensors and the metadata of their file.
 
     Args:
@@ -112,7 +125,7 @@ def pack(candidate: Candidate) -> tuple[dict[str, Tensor], dict[str, str]]:
     return packed.tensors, packed.metadata
 
 
-def packed_sizes(candidate: Candidate) -> PackedSizes:
+def packed_sizes(candidate: Packable) -> PackedSizes:
     """What `write_packed` of this candidate takes, by layer and in total."""
     packed = _packed(candidate)
     total = len(save(packed.tensors, packed.metadata))
@@ -121,7 +134,7 @@ def packed_sizes(candidate: Candidate) -> PackedSizes:
     return PackedSizes(total, shannon, total - in_layers, packed.layers, packed.raw_bytes)
 
 
-def write_packed(candidate: Candidate, path: Path) -> None:
+def write_packed(candidate: Packable, path: Path) -> None:
     """Write the candidate's packed file, from which `read_packed` gives the same bits.
 
     Args:
@@ -194,7 +207,7 @@ class _Packed:
     raw_bytes: int
 
 
-def _packed(candidate: Candidate) -> _Packed:
+def _packed(candidate: Packable) -> _Packed:
     state = {name: value.detach().cpu() for name, value in candidate.model.state_dict().items()}
     records = list(_records(candidate, state))
     in_records = {name for name, _, _, given in records if given}
@@ -230,7 +243,7 @@ def _packed(candidate: Candidate) -> _Packed:
     )
 
 
-def _records(candidate: Candidate, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, PackedWeight, bool]]:
+def _records(candidate: Packable, state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, PackedWeight, bool]]:
     """(name, tensor, its record, whether the record gives the weight) for each weight and for all codes."""
     parameters = {name for name, _ in candidate.model.named_parameters(remove_duplicate=False)}
     for name, value in state.items():

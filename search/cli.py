@@ -220,14 +220,18 @@ def inspect(
         ),
     ],
     trial: Annotated[int | None, typer.Option("--trial", min=0, help="Number of a trial of the run.")] = None,
-    size: Annotated[str, typer.Option("--input", metavar="CxHxW", help="Input shape of a model.")] = "3x32x32",
-    classes: Annotated[int, typer.Option("--classes", min=1, help="Number of classes of a model.")] = 10,
+    size: Annotated[
+        str | None, typer.Option("--input", metavar="CxHxW", help="Input shape of a model; by default 3x32x32.")
+    ] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=1, help="Number of classes of a model; by default 10.")
+    ] = None,
     format: Annotated[TableFormat, typer.Option("--format", help="Form of the table on stdout.")] = TableFormat.table,
 ) -> None:
     """Show layer by layer what is kept of a candidate and what it costs, or what a model has."""
     from .inspection import inspect as inspected
 
-    typer.echo(inspected(candidate, trial=trial, size=size, classes=classes, form=format.value))
+    typer.echo(inspected(candidate, trial=trial, size=size, classes=classes, form=format.value, say=_say))
 
 
 @contextmanager

@@ -281,7 +281,8 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
         InputError: Data, checkpoint, model, target, device, or an option of the sampler is wrong.
     """
     from ..studies.registry import bind, resolve
-    from .cost import load_or_measure, needs_cost_table
+    from .cost import needs_cost_table
+    from .cost_measurement import load_or_measure
     from .engines.serial import SerialEngine
     from .trial import TrialContext
 

@@ -1,71 +1,26 @@
-"""A run's cost table: measured once under the run's lock, frozen beside its database, and part of its fingerprint."""
+"""A run's cost table as it lies frozen beside its database, part of the run's fingerprint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compression.targets.cost_table import CostTable
 from ..studies.errors import RunError, TargetError
-from ..studies.seeds import Seed
-from .problem import CONTROL
-from .run_folder import RunFolder, read_json, write_json
+from .run_folder import RunFolder, read_json
 
 if TYPE_CHECKING:
     from ..studies.schema import Study
-    from .trial import TrialContext
 
-__all__ = ["COST_TABLE", "cost_inputs", "load_or_measure", "needs_cost_table", "read_cost_table"]
+__all__ = ["COST_TABLE", "cost_inputs", "needs_cost_table", "read_cost_table"]
 
 COST_TABLE = "cost_table.json"
-
-SECONDS = 20.0
-"""For all timed rounds of a table; most need fewer."""
 
 
 def needs_cost_table(study: Study) -> bool:
     """Whether the study trains masks under a hardware loss that asks for time."""
     sparsity = study.space.sparsity
     return getattr(sparsity, "cost", None) == "latency" and "learned" in getattr(sparsity, "mask", ())
-
-
-def load_or_measure(context: TrialContext, announce: Callable[[str], None] = lambda text: None) -> CostTable:
-    """The run's cost table; on its first start measured on the study's first target, before any trial has run.
-
-    Only the holder of the run's lock may call this; workers read what it wrote.
-
-    Args:
-        context: The run's.
-        announce: Told in one line what takes a while, before it does.
-
-    Raises:
-        RunError: The table is damaged, or gone from a run whose trials were trained with it.
-        TargetError: It cannot be measured here.
-    """
-    from ..compression.targets.cost_measurement import measure_cost_table
-
-    folder = context.folder
-    if (folder.path / COST_TABLE).exists():
-        return read_cost_table(folder.path)
-    if folder.result(CONTROL) is not None:
-        raise RunError(f"`run` must hold {COST_TABLE}, which its masks were trained with; found none in {folder.path}.")
-    if not context.targets:
-        raise TargetError('`target` must be given with `space.sparsity.cost = "latency"`; found none to measure on.')
-    task, target = context.task, context.targets[0]
-    announce(f"measuring how long each layer takes on {target.name}, at several numbers of channels")
-    table = measure_cost_table(
-        task.build_model().cpu().eval(),
-        context.layers,
-        task.example.cpu(),
-        target,
-        seed=Seed(context.study.study.seed).child("cost table"),
-        integer=_integer(context.study),
-        seconds=SECONDS,
-    )
-    write_json(folder.path / COST_TABLE, table.to_dict())
-    # as every later reader has it
-    return read_cost_table(folder.path)
 
 
 def read_cost_table(folder: Path) -> CostTable:
@@ -81,14 +36,8 @@ def read_cost_table(folder: Path) -> CostTable:
         raise RunError(f"{folder / COST_TABLE} must be an intact cost table; found: {error}") from None
 
 
-def cost_inputs(context: TrialContext) -> dict[str, Any]:
+def cost_inputs(folder: Path, study: Study) -> dict[str, Any]:
     """What a run's fingerprint says of its cost table: the digest, or nothing where there is none (yet)."""
-    if not needs_cost_table(context.study) or not (context.folder.path / COST_TABLE).exists():
+    if not needs_cost_table(study) or not (folder / COST_TABLE).exists():
         return {}
-    return {"cost_table": read_cost_table(context.folder.path).digest}
-
-
-def _integer(study: Study) -> bool:
-    """Whether the fewest bits that the study gives weights and activations run in integers."""
-    bits = (study.space.weight_bits, study.space.activation_bits)
-    return all(found and min(found) <= 8 for found in bits)
+    return {"cost_table": read_cost_table(folder).digest}

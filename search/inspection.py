@@ -5,37 +5,50 @@ from __future__ import annotations
 import functools
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ..compression.candidate import DESCRIPTION, Candidate, load_candidate
 from ..studies.errors import InputError, RunError, TargetError
+from .bundle import PLAN, WEIGHTS, load_bundle, read_description, registered
+from .run_folder import RunFolder
 from .tables import as_data
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..compression.candidate import Candidate
     from ..spaces.layers import LayerInfo
+    from .layer_table import Exported
 
 __all__ = ["inspect", "layers_frame"]
 
-CANDIDATE, BUNDLE, STUDY = "candidate.json", "plan.json", "study.toml"
+STUDY = RunFolder(".").study_file.name
+INPUT, CLASSES = "3x32x32", 10
 KINDS = "a model, a trial's folder, a run's folder with --trial, or a bundle's"
 
 
-def inspect(candidate: str, *, trial: int | None, size: str, classes: int, form: str) -> str:
+def inspect(
+    candidate: str,
+    *,
+    trial: int | None = None,
+    size: str | None = None,
+    classes: int | None = None,
+    form: str = "table",
+    say: Callable[[str], None] = lambda line: None,
+) -> str:
     """The table that `forgefront inspect` prints.
 
     Args:
         candidate: A model's name, or the folder of a trial, of a run or of a bundle.
         trial: Number of a trial, with a run's folder.
-        size: ``CxHxW`` of a model's input.
-        classes: A model's number of classes.
+        size: ``CxHxW`` of a model's input; None for ``3x32x32``.
+        classes: A model's number of classes; None for 10.
         form: ``"table"``, ``"csv"`` or ``"json"``.
+        say: Called with what a person should know beside CSV and JSON.
 
     Raises:
         InputError: `candidate` is none of these, or cannot be read.
@@ -44,8 +57,11 @@ def inspect(candidate: str, *, trial: int | None, size: str, classes: int, form:
     if folder is None:
         if trial is not None:
             raise InputError(f"`--trial` must come with the folder of a run; found {candidate!r}.")
-        return _model(candidate, size, classes, form)
-    return _described(_given(folder, trial), form)
+        return _model(candidate, INPUT if size is None else size, CLASSES if classes is None else classes, form)
+    for option, found in {"--input": size, "--classes": classes}.items():
+        if found is not None:
+            raise InputError(f"`{option}` must come with the name of a model; found {folder}, which states its own.")
+    return _described(_given(folder, trial), form, say)
 
 
 def layers_frame(model: str, input_shape: tuple[int, int, int], classes: int) -> pd.DataFrame:
@@ -117,25 +133,23 @@ def _given(folder: Path, number: int | None) -> _Inspected:
         return _trial(folder, number)
     if number is not None:
         raise InputError(f"`--trial` must come with the folder of a run; found {folder}, which has no {STUDY}.")
-    if (folder / CANDIDATE).is_file():
+    if (folder / DESCRIPTION).is_file():
         run = folder.parent.parent
         if not (run / STUDY).is_file() or not folder.name.isdigit():
             raise RunError(f"`CANDIDATE` must lie in its run, whose {STUDY} says what it was; found {folder} alone.")
         return _trial(run, int(folder.name))
-    if (folder / BUNDLE).is_file():
+    if (folder / PLAN).is_file():
         return _bundle(folder)
     raise InputError(f"`CANDIDATE` must be {KINDS}; found {folder}, which holds none of them.")
 
 
 def _with_candidate(run: Path) -> list[int]:
-    places = (run / "trials").glob(f"*/{CANDIDATE}")
+    places = RunFolder(run).trials.glob(f"*/{DESCRIPTION}")
     return sorted(int(place.parent.name) for place in places if place.parent.name.isdigit())
 
 
 def _trial(run: Path, number: int) -> _Inspected:
-    from ..compression.candidate import load_candidate
     from ..studies.load import load_study
-    from .run_folder import RunFolder
     from .trial import TrialContext
 
     study = load_study(RunFolder.open(run).study_file)
@@ -158,10 +172,8 @@ def _threads(targets: Sequence[Any]) -> int:
 def _bundle(folder: Path) -> _Inspected:
     import torch
 
-    from ..compression.candidate import Candidate
     from ..compression.packing import is_packed, read_packed
     from ..spaces.layers import inspect_layers
-    from .bundle import WEIGHTS, load_bundle, read_description, registered
 
     description = read_description(folder)
     made_of = description.architecture
@@ -211,28 +223,34 @@ def _model(model: str, size: str, classes: int, form: str) -> str:
     return f"{shown.to_string(index=False)}\n{total}"
 
 
-def _described(found: _Inspected, form: str) -> str:
+def _described(found: _Inspected, form: str, say: Callable[[str], None]) -> str:
     from .layer_table import candidate_frame, render_candidate
 
-    seconds, measured_on = _layer_seconds(found)
-    frame = candidate_frame(found.candidate, found.layers, seconds)
-    if form != "table":
-        return as_data(frame, form)
-    return render_candidate(frame, found.candidate, found.title, measured_on)
+    export = _exported(found)
+    frame = candidate_frame(found.candidate, found.layers, export.seconds)
+    if form == "table":
+        return render_candidate(frame, found.candidate, found.title, export)
+    if export.fault:
+        say(export.fault)
+    return as_data(frame, form)
 
 
-def _layer_seconds(found: _Inspected) -> tuple[dict[str, float] | None, str | None]:
-    """Seconds of each layer in ONNX Runtime, measured now, and where; None where it cannot take the candidate."""
+def _exported(found: _Inspected) -> Exported:
+    """The candidate in ONNX Runtime, exported and measured now; or why that cannot be."""
     from ..compression.targets.layer_times import layer_times
     from ..compression.targets.onnxruntime_cpu import OnnxRuntimeCPU
+    from .layer_table import Exported
 
     target = OnnxRuntimeCPU(threads=found.threads)
+    zipped: int | None = None
     try:
         target.check_available()
         with tempfile.TemporaryDirectory(prefix="forgefront-") as folder:
             artefact = target.export(found.candidate, Path(folder), found.example)
+            zipped = artefact.zipped_bytes
             seconds = layer_times(artefact, threads=found.threads)
-    except TargetError:
-        return None, None
+    except TargetError as error:
+        reason = " ".join(str(error).split())
+        return Exported(zipped_bytes=zipped, fault=f"no latencies: not measurable in {target.name} here: {reason}")
     threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
-    return seconds, f"{target.name}, {threads}"
+    return Exported(zipped, seconds, f"{target.name}, {threads}")

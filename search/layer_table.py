@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -13,7 +14,7 @@ from ..compression.candidate import Candidate
 from ..compression.packing import packed_sizes
 from ..spaces.layers import LayerInfo
 
-__all__ = ["candidate_frame", "render_candidate"]
+__all__ = ["Exported", "candidate_frame", "render_candidate"]
 
 LABELS = {
     "kept_weights": "kept",
@@ -27,6 +28,23 @@ LABELS = {
     "latency_share": "latency",
 }
 """What the printed table calls a column, where that is not its name."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a candidate is in a runtime.
+
+    Args:
+        zipped_bytes: Of its file; None where it cannot be exported.
+        seconds: Of each layer, and of what belongs to none under ``""``; None where none could be measured.
+        measured_on: Where.
+        fault: Why there are no seconds, in one line; None where there are.
+    """
+
+    zipped_bytes: int | None = None
+    seconds: Mapping[str, float] | None = None
+    measured_on: str | None = None
+    fault: str | None = None
 
 
 def candidate_frame(
@@ -79,14 +97,14 @@ def candidate_frame(
     return frame
 
 
-def render_candidate(frame: pd.DataFrame, candidate: Candidate, title: str, measured_on: str | None) -> str:
+def render_candidate(frame: pd.DataFrame, candidate: Candidate, title: str, exported: Exported) -> str:
     """The frame as text, with totals below it.
 
     Args:
         frame: What `candidate_frame` gave.
         candidate: The same one.
         title: What it is, for the first line.
-        measured_on: Where latencies were measured; None without any.
+        exported: The same one in a runtime.
     """
     sizes = packed_sizes(candidate)
     shown = pd.DataFrame(
@@ -110,16 +128,22 @@ def render_candidate(frame: pd.DataFrame, candidate: Candidate, title: str, meas
         shown.rename(columns=LABELS).to_string(index=False),
         f"{len(frame)} layers keep {kept:,} of {before:,} weights ({kept / before:.1%}); "
         f"{parameters:,} parameters, {frame['macs'].sum() / 1e6:.2f} M MACs",
-        f"packed: {sizes.total_bytes:,} bytes, {sizes.metadata_bytes:,} of them beside the layers' weights; "
-        f"{sizes.shannon_bytes:,.0f} bytes of entropy",
+        f"bytes: {sizes.total_bytes:,} packed, {sizes.metadata_bytes:,} of them beside the layers' weights; "
+        f"{_bytes(exported.zipped_bytes)} as a zipped ONNX file; {sizes.shannon_bytes:,.0f} at the weights' entropy",
     ]
-    if measured_on is not None and "latency_ms" in frame:
-        in_layers, share = frame["latency_ms"].sum(), frame["latency_share"].sum()
+    if "latency_share" in frame:
+        between = max(1.0 - frame["latency_share"].sum(), 0.0)
         lines.append(
-            f"latency: {in_layers:.3f} ms in these layers, {in_layers / share:.3f} ms with all between; "
-            f"profiled now, {measured_on}"
+            f"latency: shares of one inference ({between:.1%} between layers), profiled now, {exported.measured_on}; a "
+            " trial's own latency, without a profiler, is in `forgefront front`"
         )
+    if exported.fault:
+        lines.append(exported.fault)
     return "\n".join(lines)
+
+
+def _bytes(number: int | None) -> str:
+    return "none" if number is None else f"{number:,}"
 
 
 def _share(value: Any) -> str:

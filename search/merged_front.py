@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..studies.errors import InputError
 from .non_dominated import non_dominated
+from .record import FINGERPRINT
 from .tables import LABELS
 
 if TYPE_CHECKING:
@@ -48,17 +49,22 @@ class MergedRuns:
 
     @property
     def remarks(self) -> list[str]:
-        """What a person should know when comparing: what is relative to each run's control, what differs in options."""
+        """What a person should know when comparing: what is relative to each control, what was measured otherwise."""
         relative = [name for name in RELATIVE if name in self.metrics]
         lines = [f"{', '.join(relative)}: relative to each run's own dense control"] if relative else []
         (first, one), *others = self.runs.items()
         for name, other in others:
-            for metric in self.objectives:
-                ours, theirs = _options(one, metric), _options(other, metric)
-                differing = [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
-                if differing:
-                    found = ", ".join(f"{key} {theirs.get(key)} instead of {ours.get(key)}" for key in differing)
-                    lines.append(f"{metric} is measured otherwise in {name} than in {first}: {found}")
+            if _saw_other_images(one, other):
+                lines.append(f"{name} was scored on other images than {first}")
+            ours, theirs = _targets(one), _targets(other)
+            if list(ours) != list(theirs):
+                lines.append(f"{name} has other targets than {first}: {', '.join(theirs)} instead of {', '.join(ours)}")
+            measured = {f"{target} is set": (ours[target], theirs[target]) for target in ours if target in theirs}
+            ours, theirs = _measured(one), _measured(other)
+            measured |= {f"{part} is measured": (ours[part], theirs[part]) for part in ours if part in theirs}
+            for what, options in measured.items():
+                if found := _differing(*options):
+                    lines.append(f"{what} otherwise in {name} than in {first}: {found}")
         return lines
 
     def trials(self) -> pd.DataFrame:
@@ -122,5 +128,21 @@ def _agree(first: str, ours: Mapping[str, str], name: str, theirs: Mapping[str, 
         raise InputError(f"`RUN` must have the objectives of {first} ({wanted}); found {', '.join(faults)} in {name}.")
 
 
-def _options(run: Run, metric: str) -> Mapping[str, object]:
-    return next((part.options for part in run.study.objectives if part.name == metric), {})
+def _saw_other_images(one: Run, other: Run) -> bool:
+    """Whether both runs state their images, and other ones; a run that no trial of began states none."""
+    ours, theirs = ((run.record.user_attrs.get(FINGERPRINT) or {}).get("inputs") or {} for run in (one, other))
+    return any(key in ours and key in theirs and ours[key] != theirs[key] for key in ("data", "splits"))
+
+
+def _targets(run: Run) -> dict[str, Mapping[str, object]]:
+    return {part.name: part.options for part in run.study.target}
+
+
+def _measured(run: Run) -> dict[str, Mapping[str, object]]:
+    return {part.name: part.options for part in (*run.study.objectives, *run.study.metrics)}
+
+
+def _differing(ours: Mapping[str, object], theirs: Mapping[str, object]) -> str:
+    """What differs in options; one that only either run states had its default in the other, or came later."""
+    shared = [key for key in ours if key in theirs and ours[key] != theirs[key]]
+    return ", ".join(f"{key} {theirs[key]} instead of {ours[key]}" for key in shared)

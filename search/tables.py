@@ -13,6 +13,9 @@ from .non_dominated import feasible
 
 __all__ = ["BASE_COLUMNS", "LABELS", "as_data", "render", "score_columns", "trials_frame"]
 
+WIDEST = 120
+"""Characters of a table of techniques."""
+
 LABELS = {
     "mce": "mCE",
     "macs": "MACs",
@@ -21,6 +24,9 @@ LABELS = {
     "macs_fraction_of_control": "MACs (share)",
 }
 """What a table's head and a plot's axis call a metric, where that is not its name."""
+
+RATIOS = {"compression_ratio": "× smaller", "latency": "latency ×"}
+"""What a table of techniques calls what it shows beside accuracies and mCE."""
 
 BASE_COLUMNS = ("number", "role", "state", "feasible", "on_front", "seconds", "reason")
 
@@ -87,7 +93,8 @@ def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
     """The frame as text; a table shows the columns that a person compares, CSV and JSON hold all.
 
     Where techniques are compared, a table names them and has standard errors (±) beside accuracies and mCE, for their
-    differences are small. Rows of several runs have the run's name first.
+    differences are small; it is at most 120 characters wide and leaves operations, milliseconds and seconds to CSV and
+    JSON. Rows of several runs have the run's name first.
 
     Args:
         frame: Rows as `trials_frame` makes them, perhaps with a column ``run``.
@@ -99,37 +106,69 @@ def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
     if frame.empty:
         return "no trial to show"
     metrics = [name for name in metrics if name in frame]
+    if "technique" in frame and frame["technique"].notna().any():
+        return _comparison(frame, metrics)
     extras = [name for name in ("latency_ms", "macs_fraction_of_control") if name in frame and name not in metrics]
     show_state = not (frame["state"] == "complete").all()
-    techniques = "technique" in frame and bool(frame["technique"].notna().any())
-    shown: list[tuple[str, list[Any]]] = [("run", list(frame["run"]))] if "run" in frame else []
-    shown.append(("number", list(frame["number"])))
-    shown.append(
-        ("technique", [_technique(row) for _, row in frame.iterrows()]) if techniques else _plain(frame, "role")
-    )
+    shown = [_plain(frame, "run")] if "run" in frame else []
+    shown += [_plain(frame, "number"), _plain(frame, "role")]
     shown += [_plain(frame, "state")] if show_state else []
     for name in (*metrics, *extras, "seconds"):
-        if not frame[name].notna().any():
-            continue
-        shown.append((LABELS.get(name, name), [_cell(name, value) for value in frame[name]]))
-        error = f"{name}_se"
-        if techniques and (name == "mce" or name.endswith("accuracy")) and error in frame:
-            shown.append(("±", [_cell(name, value) for value in frame[error]]))
+        if frame[name].notna().any():
+            shown.append((LABELS.get(name, name), [_cell(name, value) for value in frame[name]]))
     shown += [_plain(frame, "reason")] if show_state else []
+    return _text(shown)
+
+
+Column = tuple[str, list[Any]]
+
+
+def _comparison(frame: pd.DataFrame, metrics: Sequence[str]) -> str:
+    """A table of techniques, and a line for each trial that failed."""
+    shown: list[Column] = [("run", [_cut(name, 24) for name in frame["run"]])] if "run" in frame else []
+    shown += [_plain(frame, "number"), ("technique", [_technique(row) for _, row in frame.iterrows()])]
+    place = len(shown) - 1
+    for name in metrics:
+        error, noisy = f"{name}_se", name == "mce" or name.endswith("accuracy")
+        if not (noisy or name in RATIOS) or not frame[name].notna().any():
+            continue
+        shown.append((RATIOS.get(name) or LABELS.get(name, name), [_cell(name, value) for value in frame[name]]))
+        if noisy and error in frame:
+            shown.append(("±", [_cell(name, value) for value in frame[error]]))
+    width = sum(max(len(str(cell)) for cell in (head, *cells)) + 1 for head, cells in shown)
+    head, titles = shown[place]
+    longest = max(map(len, titles))
+    shown[place] = head, [_cut(title, max(longest - max(width - 1 - WIDEST, 0), len(head))) for title in titles]
+    failed = [
+        _cut(" ".join(f"trial {row['number']}: {row['state']} {row['reason']}".split()), WIDEST)
+        for _, row in frame[frame["state"] != "complete"].iterrows()
+    ]
+    return "\n".join([_text(shown), *failed])
+
+
+def _text(shown: Sequence[Column]) -> str:
     # several columns may have the head ±
-    table = pd.DataFrame(dict(enumerate(column for _, column in shown)))
+    table = pd.DataFrame(dict(enumerate(cells for _, cells in shown)))
     table.columns = pd.Index([head for head, _ in shown])
     return table.to_string(index=False)
 
 
-def _plain(frame: pd.DataFrame, name: str) -> tuple[str, list[Any]]:
+def _plain(frame: pd.DataFrame, name: str) -> Column:
     return name, list(frame[name])
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _technique(row: pd.Series) -> str:
     """The code and title of a row's technique; its role where it has none."""
     name = row["technique"]
-    return f"{str(name).rpartition('-')[2]} {TECHNIQUES.get(name, '')}" if pd.notna(name) else str(row["role"])
+    if pd.isna(name):
+        return str(row["role"])
+    # they would all be cut there
+    title = TECHNIQUES.get(name, "").replace("with Quantization Int8", "with Int8")
+    return f"{str(name).rpartition('-')[2]} {title}"
 
 
 def _cell(name: str, value: float | None) -> str:

@@ -161,7 +161,7 @@ class TrialContext:
         def worst(name: str, control: Derived) -> float:
             return objectives[name].worst(control.value)
 
-        inputs = {**self.task.fingerprint(), **cost_inputs(self)}
+        inputs = {**self.task.fingerprint(), **cost_inputs(self.folder.path, self.study)}
         return Problem(
             name=self.study.study.name,
             directions=self.directions,

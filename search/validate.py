@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,7 @@ def validate(run: Run, numbers: Sequence[int] | None, *, say: Callable[[str], No
     Returns:
         One row each for the control, the trials, and a dense control for every other recipe among them (`role`
         ``"recipe control"``, `number` that of the first trial with the recipe); columns as in `Run.trials`.
+        A trial that is not trained, or for a part of the steps, has the control of its recipe at the full budget.
 
     Raises:
         RunError: There is no such complete trial.
@@ -79,7 +80,7 @@ def validate(run: Run, numbers: Sequence[int] | None, *, say: Callable[[str], No
             say(f"validating {index + 1} of {len(subjects)}: {subject.role} {subject.number}")
             write_json(file, _measure(context, subject, folder / subject.key))
         raws[subject.key] = read_json(file)
-    rows = [_row(context, subject, raws[subject.key], raws[subjects[0].key]) for subject in subjects]
+    rows = [_row(run, subject) | _scores(context, raws[subject.key], raws[subjects[0].key]) for subject in subjects]
     return pd.DataFrame(rows)
 
 
@@ -88,7 +89,7 @@ def _subjects(run: Run, context: TrialContext, numbers: Sequence[int]) -> list[_
     control = _Subject(f"trial-{CONTROL}", CONTROL, "control", plans[CONTROL].recipe)
     subjects, recipes = [control], {plans[CONTROL].recipe}
     for number in numbers:
-        recipe = plans[number].recipe
+        recipe = replace(plans[number].recipe, budget=1.0)
         if recipe not in recipes:
             recipes.add(recipe)
             digest = hashlib.sha256(TrialPlan({}, recipe).to_json().encode()).hexdigest()[:12]
@@ -123,10 +124,16 @@ def _made(context: TrialContext, subject: _Subject, folder: Path) -> tuple[Candi
     return made.candidate, made.artefacts
 
 
-def _row(
-    context: TrialContext, subject: _Subject, raw: Mapping[str, Any], control: Mapping[str, Any]
-) -> dict[str, Any]:
+def _row(run: Run, subject: _Subject) -> dict[str, Any]:
     row: dict[str, Any] = {"number": subject.number, "role": subject.role, "state": "complete", "seconds": None}
-    for name, score in derive_all(context.objectives, raw, control).items():
-        row |= score_columns(name, score.to_dict())
+    params = run.complete(subject.number).params
+    if subject.role == "trial" and "technique" in params:
+        row["technique"] = params["technique"]
     return row
+
+
+def _scores(context: TrialContext, raw: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for name, score in derive_all(context.objectives, raw, control).items():
+        columns |= score_columns(name, score.to_dict())
+    return columns

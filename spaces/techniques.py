@@ -88,7 +88,9 @@ def technique(name: str, layers: Sequence[LayerInfo], *, pretrained: bool, recip
     Args:
         name: A key of `TECHNIQUES`.
         layers: The layers to compress.
-        pretrained: Training starts from a trained checkpoint.
+        pretrained: Training starts from a trained checkpoint (``task.model.weights``). A model's own option
+            ``pretrained`` is none: its weights come from other data and its head is random, so a dense stage comes
+            first all the same.
         recipe: How the network is trained; the default `Recipe` when None.
 
     Raises:

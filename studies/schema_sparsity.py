@@ -132,7 +132,7 @@ class SparsitySection(Section):
     @property
     def varies(self) -> bool:
         """Whether there is anything to choose."""
-        amount = (self.graded or self.patterned) and self.low < self.top
+        amount = (self.graded and self.low < self.top) or (self.patterned and self.low == 0.0)
         learning = [part for part in (self.target, self.strength) if part is not None]
         return amount or len(self.structure) > 1 or len(self.mask) > 1 or any(part.low < part.high for part in learning)
 

@@ -1,4 +1,4 @@
-"""The commented study file that `forgefront init` writes: every key with its default and what it may be."""
+"""The commented study file that `forgefront init` writes: every key, and the options that parts are often given."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def template(name: str) -> str:
 
 _TEMPLATE = """\
 # A Forgefront study. Check and run it:  forgefront run FILE
-# Keys that are commented out show their default, or an example where there is none.
+# Every key is here, with the options that parts are given most often; a key that is commented out shows its default,
+# or an example where there is none.
 # Paths are absolute, relative to the current directory, or begin with ~/.
 # Wherever a part is named (data, model, objective, …) your own "module:attribute" works too;
 # the keyword-only parameters of your function or class become its options here.
@@ -38,6 +39,7 @@ description = ""
 [task.data]
 name = "digits"                  # digits | cifar10 | cifar100 | image-folder | arrays
 # root = "data"                  # option of cifar10, cifar100 and image-folder: where the files are
+# download = false               # option of cifar10 and cifar100: fetch them if they are not there
 # imbalance = 1.0                # make the training images long-tailed: most ÷ fewest images of a class
 # train_images = 1000            # use at most so many training images
 # test_images = 200              # use at most so many test images
@@ -49,8 +51,11 @@ from = "train"                   # train | test
 count = 300
 
 [task.model]
-name = "digits-cnn"              # digits-cnn | resnet20 | resnet32 | resnet56 | torchvision:<name>
-# weights = "model.safetensors"  # checkpoint to start from; left out: trained from scratch
+name = "digits-cnn"              # digits-cnn | resnet20 | resnet32 | resnet56 | torchvision:<name>; for 32x32 images:
+#                                # resnet18-cifar | resnet50-cifar | vgg19-cifar | mobilenetv2-cifar
+# weights = "model.safetensors"  # checkpoint to start from; left out or "": trained from scratch
+# mean = [0.485, 0.456, 0.406]   # the statistics that the checkpoint was trained with; left out: the data's own
+# std = [0.229, 0.224, 0.225]
 # trained_on = "train"           # what it has seen: train (this training split) | other (other data only)
 
 [training]                       # what every trial is given, the dense control (trial 0) included
@@ -58,7 +63,8 @@ regime = "naturalistic"          # standard | naturalistic (augmentation) | adve
 # method = "n-fgsm"              # adversarial regime only: n-fgsm | fgsm-rs | pgd-at
 # epsilon = "8/255"              # adversarial regime only: L∞ radius, a fraction in quotes or a number
 # attack_steps = 10              # adversarial regime with pgd-at only
-epochs = 6                       # the budget of one trial; or steps = 200, but not both
+epochs = 6                       # the budget of one trial, in passes over the training images …
+# steps = 200                    # … or, instead, in steps of the optimizer
 batch_size = 128
 device = "auto"                  # auto | cpu | cuda | cuda:N
 # threads = 1                    # CPU threads of one trial; left out: as many as the workers leave
@@ -71,7 +77,7 @@ device = "auto"                  # auto | cpu | cuda | cuda:N
 # compression_start = 0.0        # share of the training after which sparsity begins to rise
 # compression_end = 0.6          # share of the training after which all compression is at full strength
 # gradient_clip = 1.0            # largest gradient norm; left out: not clipped
-# masks = { learning_rate = 0.02, weight_decay = 0.0005 }  # how the scores of learned masks are trained
+# masks = { learning_rate = 0.01, curvature = true, weight_decay = 0.0005 }  # how learned masks are trained
 # overfitting_guard = true       # against catastrophic overfitting of single-step adversarial training
 
 [training.optimizer]
@@ -88,6 +94,8 @@ granularity = "stage"            # what shares a variable: layer | block | stage
 # techniques = "all"             # instead of all below: the sixteen of Castro et al., or a list ["technique-3", …]
 clusters = ["none", 64, 16]      # distinct weights of a layer: "none" or 2–256
 # clusters_per = "layer"         # what they are counted in: layer | channel (each output channel has its own)
+# clusters_gradient = "mean"     # of a cluster's weights, for the value they share: mean | sum (TF-MOT's)
+# lloyd_iterations = 10          # passes of Lloyd's algorithm after k-means++ has seeded the clusters
 weight_bits = [8, 6, 4]          # 1–8, or 32 for float
 activation_bits = [8]            # 2–8, or 32 for float
 # quantization = "aware"         # aware: simulated in training | post: after it; of a list the search chooses
@@ -100,7 +108,8 @@ augmentation_strength = { low = 0.0, high = 1.0 }
 low = 0.0
 high = 0.9                       # below 1
 # step = 0.05
-structure = ["filter", "weight"] # what is removed: weight, filter, or n:m such as "2:4"; of several the search chooses
+structure = ["filter", "weight"] # what is removed: weight, filter, or n:m such as "2:4"; of several the search chooses.
+#                                # a pattern is absent at sparsity 0, else present; patterns alone need no `high`
 # structure_per = "network"      # whether structures and masks are chosen once for the network | for each group
 # scope = "layer"                # layer: this share of each layer | global: of all layers together, the smallest first
 # residual = "keep"              # filters of summed layers: keep them all | share one choice
@@ -120,17 +129,21 @@ name = "accuracy"
 
 [[objectives]]
 name = "compression_ratio"
+# of = "zipped"                  # option: of the zipped ONNX files | packed (entropy-coded candidates)
 
 [[objectives]]
 name = "macs"
 
 [[metrics]]                      # measured and recorded, but not optimised
 name = "worst_class_accuracy"
+# images = 1000                  # option of mce and pgd_accuracy: measured on at most so many images
+# severities = [1, 2, 3, 4, 5]   # option of mce
+# corruptions = ["fog", "snow"]  # option of mce; left out: the fifteen published ones
 
 [search]
 sampler = "nsga2"                # nsga2 | tpe | random; further keys here are its options
 seeds = 4                        # uniform compressions from weak to strong, tried before the sampler chooses
-trials = 16                      # all of them: the control, the seeds and what the search finds
+trials = 16                      # the control, the seeds and what the search finds; techniques: left out, once each
 # timeout = 3600                 # seconds after which no further trial begins
 # workers = 1                    # trials at the same time
 # engine = "processes"           # serial | processes; left out: as workers ask

@@ -15,7 +15,7 @@ from forgefront.studies.seeds import Seed
 FILTERS = {
     "by layer": Pruning(0.3, "filter"),
     "global": Pruning(0.3, "filter", scope="global"),
-    "learned": Pruning(0.0, "filter", mask="learned", target=0.97, strength=1.0),
+    "learned": Pruning(0.0, "filter", mask="learned", target=0.92, strength=1.0),
 }
 # conv1 feeds conv2 alone; conv2's own outputs meet the stem's in a sum
 FEEDS, READS = "layer1.1.conv1", "layer1.1.conv2"
@@ -31,7 +31,7 @@ def baked(subject, plan: TrialPlan, **options):
     return attached, bake(attached, subject.build, subject.layers, subject.images(1))
 
 
-@pytest.mark.parametrize("steps", [1, 20])
+@pytest.mark.parametrize("steps", [1, 8])
 def test_patterns_are_those_of_the_surviving_inputs(case, filters, steps) -> None:
     resnet = case("resnet20")
     plan = TrialPlan({FEEDS: LayerPlan(filters), READS: LayerPlan(Pruning(0.5, "2:4"))})
@@ -62,17 +62,13 @@ def test_patterns_of_inputs_that_do_not_divide_say_so(case) -> None:
 @pytest.mark.parametrize("scope", ["layer", "global"])
 def test_sparsity_is_that_of_the_surviving_weights(case, filters, scope) -> None:
     resnet = case("resnet20")
-    # the stem's group takes outputs of conv2, too
-    plan = TrialPlan(
-        {
-            **{layer.name: LayerPlan(filters) for layer in resnet.layers if layer.name in (FEEDS, "conv1")},
-            READS: LayerPlan(Pruning(0.6, scope=scope)),
-        }
-    )
-    attached, candidate = baked(resnet, plan, steps=20)
+    # where the stem's group loses channels, they are outputs of conv2 too
+    coupled = {"conv1": LayerPlan(filters)} if filters is FILTERS["by layer"] else {}
+    plan = TrialPlan({FEEDS: LayerPlan(filters), READS: LayerPlan(Pruning(0.6, scope=scope)), **coupled})
+    attached, candidate = baked(resnet, plan, steps=8)
     weight = candidate.model.get_parameter(f"{READS}.weight")
     assert weight.shape[1] < 16
-    assert weight.shape[0] < 16 or filters is not FILTERS["by layer"]
+    assert (weight.shape[0] < 16) == bool(coupled)
     assert int((weight == 0).sum()) == int(0.6 * weight.numel() + 1e-9)
     (mask,) = attached.weight_masks
     assert mask.simulator.surviving == weight.numel()

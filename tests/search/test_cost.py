@@ -8,9 +8,10 @@ from pathlib import Path
 import analytic
 import pytest
 
-from forgefront.search import cost
+from forgefront.search import cost_measurement
 from forgefront.search.coordinator import coordinator_for
-from forgefront.search.cost import COST_TABLE, cost_inputs, load_or_measure, needs_cost_table, read_cost_table
+from forgefront.search.cost import COST_TABLE, cost_inputs, needs_cost_table, read_cost_table
+from forgefront.search.cost_measurement import load_or_measure
 from forgefront.search.events import Preparing, StudyStarted
 from forgefront.search.lock import coordinator_lock
 from forgefront.search.problem import Prepared
@@ -61,7 +62,7 @@ trials = 1
 
 @pytest.fixture(autouse=True)
 def _few_rounds(monkeypatch):
-    monkeypatch.setattr(cost, "SECONDS", 0.0)
+    monkeypatch.setattr(cost_measurement, "SECONDS", 0.0)
 
 
 def study_in(folder: Path, *, without: str = "") -> Study:
@@ -80,7 +81,7 @@ def opened(folder: Path, study: Study) -> RunFolder:
 def test_a_table_is_measured_once_and_then_read(tmp_path):
     study = study_in(tmp_path)
     context = TrialContext(opened(tmp_path, study).path, 1, study)
-    assert cost_inputs(context) == {}
+    assert cost_inputs(context.folder.path, context.study) == {}
     said: list[str] = []
     table = load_or_measure(context, said.append)
     assert len(said) == 1
@@ -92,7 +93,7 @@ def test_a_table_is_measured_once_and_then_read(tmp_path):
     assert load_or_measure(context, said.append) == read_cost_table(context.folder.path) == table
     assert (context.folder.path / COST_TABLE).read_bytes() == written
     assert len(said) == 1
-    assert cost_inputs(context) == {"cost_table": table.digest}
+    assert cost_inputs(context.folder.path, context.study) == {"cost_table": table.digest}
 
 
 def test_a_missing_or_damaged_table_is_told_in_one_line(tmp_path):

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from forgefront.compression.targets.onnxruntime_cpu import OnnxRuntimeCPU
 from forgefront.search.cli import app
 from forgefront.search.inspection import inspect
-from forgefront.studies.errors import InputError
+from forgefront.studies.errors import InputError, TargetError
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +27,8 @@ def bundle(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-def shown(candidate: Path | str, *, trial: int | None = None, form: str = "table") -> str:
-    return inspect(str(candidate), trial=trial, size="3x32x32", classes=10, form=form)
+def shown(candidate: Path | str, *, trial: int | None = None, form: str = "table", **options) -> str:
+    return inspect(str(candidate), trial=trial, form=form, **options)
 
 
 def frame_of(candidate: Path | str, *, trial: int | None = None) -> pd.DataFrame:
@@ -63,9 +64,8 @@ def test_every_layer_has_a_share_of_the_latency_measured_now(trial, finished_run
     assert frame["latency_ms"].sum() > 0
     # the rest is what lies between layers
     assert 0.0 < frame["latency_share"].sum() <= 1.0 + 1e-9
-    assert frame["latency_share"].to_numpy() / frame["latency_ms"].to_numpy() == pytest.approx(
-        frame["latency_share"].sum() / frame["latency_ms"].sum()
-    )
+    whole = frame["latency_ms"].sum() / frame["latency_share"].sum()
+    assert (frame["latency_share"] * whole).to_numpy() == pytest.approx(frame["latency_ms"].to_numpy())
 
 
 def test_a_run_with_a_trial_and_that_trials_folder_are_the_same(finished_run, monkeypatch):
@@ -91,10 +91,37 @@ def test_the_table_has_totals_and_json_is_csv(finished_run):
     assert text.startswith("trial 2 of small\n")
     frame = frame_of(finished_run, trial=2)
     assert f"{len(frame)} layers keep {frame['kept_weights'].sum():,} of {frame['weights'].sum():,} weights" in text
-    assert "packed: " in text
-    assert "profiled now, onnxruntime-cpu, 1 thread" in text
+    assert "profiled now, onnxruntime-cpu, 1 thread; a trial's own latency" in text
+    (sizes,) = [line for line in text.splitlines() if line.startswith("bytes: ")]
+    packed = finished_run / "trials" / "2" / "packed.safetensors"
+    (artefact,) = json.loads((finished_run / "trials" / "2" / "result.json").read_text())["artefacts"].values()
+    assert f"{packed.stat().st_size:,} packed" in sizes
+    assert f"{artefact['zipped_bytes']:,} as a zipped ONNX file" in sizes
     records = pd.DataFrame(json.loads(shown(finished_run, trial=2, form="json")))
     pd.testing.assert_frame_equal(untimed(records), untimed(frame), check_exact=False, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"size": "3x32x32"}, {"classes": 10}])
+def test_what_belongs_to_a_model_is_refused_for_anything_else(options, finished_run, bundle):
+    for folder, trial in [(finished_run, 1), (finished_run / "trials" / "1", None), (bundle, None)]:
+        with pytest.raises(InputError, match=r"`--(input|classes)` must come with the name of a model"):
+            shown(folder, trial=trial, **options)
+    assert shown("digits-cnn", **options)
+
+
+def test_why_there_are_no_latencies_is_said(finished_run, monkeypatch):
+    def missing(self):
+        raise TargetError("`target` must have onnxruntime;\n found none.")
+
+    monkeypatch.setattr(OnnxRuntimeCPU, "check_available", missing)
+    reason = "no latencies: not measurable in onnxruntime-cpu here: `target` must have onnxruntime; found none."
+    text = shown(finished_run, trial=1)
+    assert text.splitlines()[-1] == reason
+    assert "none as a zipped ONNX file" in text
+    said: list[str] = []
+    frame = pd.read_csv(io.StringIO(shown(finished_run, trial=1, form="csv", say=said.append)))
+    assert said == [reason]
+    assert "latency_ms" not in frame
 
 
 def test_a_model_is_inspected_as_before(tmp_path, monkeypatch):

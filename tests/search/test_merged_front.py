@@ -18,9 +18,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from forgefront import load_run
 from forgefront.search.cli import main
 from forgefront.search.merged_front import MergedRuns
+from forgefront.search.record import FINGERPRINT
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.storage import open_storage, sqlite_url
 from forgefront.search.tables import render, trials_frame
+from forgefront.spaces.techniques import TECHNIQUES
 from forgefront.studies.load import read_study_text, study_to_toml
 
 STUDY = """
@@ -42,6 +44,7 @@ trials = {trials}
 """
 SPACE = "weight_bits = [8, 4]"
 OBJECTIVES = '[[objectives]]\nname = "accuracy"\n[[objectives]]\nname = "mce"\n'
+PLAIN = OBJECTIVES.replace('"mce"\n', '"mce"\nseverities = [3]\n')
 SEVERE = OBJECTIVES.replace('"mce"\n', '"mce"\nseverities = [5]\n')
 
 
@@ -54,17 +57,19 @@ def frozen(values: tuple[float, float], *, role: str = "search", feasible: bool 
     return create_trial(
         values=list(values),
         params=params,
-        distributions={
-            key: optuna.distributions.CategoricalDistribution(["technique-1", "technique-7", "technique-16"])
-            for key in params
-        },
+        distributions={key: optuna.distributions.CategoricalDistribution(list(TECHNIQUES)) for key in params},
         user_attrs={"role": role, "seconds": 3.0, "scores": scores},
         constraints={"accuracy >= 0": -1.0 if feasible else 1.0},
     )
 
 
 def stored(
-    folder: Path, trials: list[FrozenTrial], *, objectives: str = OBJECTIVES, directions=("maximize", "minimize")
+    folder: Path,
+    trials: list[FrozenTrial],
+    *,
+    objectives: str = OBJECTIVES,
+    directions=("maximize", "minimize"),
+    inputs: dict[str, str] | None = None,
 ) -> Path:
     """A run on disk whose database holds `trials`."""
     text = STUDY.format(name=folder.name, space=SPACE, objectives=objectives, trials=8)
@@ -76,6 +81,8 @@ def stored(
     with pytest.warns(ExperimentalWarning):
         record.set_metric_names([part.name for part in study.objectives])
     record.add_trials(trials)
+    if inputs is not None:
+        record.set_user_attr(FINGERPRINT, {"inputs": inputs})
     return folder
 
 
@@ -153,10 +160,34 @@ def test_folders_of_one_name_are_told_apart_by_their_paths(two_runs, tmp_path) -
 
 
 def test_objectives_measured_otherwise_are_remarked(two_runs, tmp_path) -> None:
-    other = stored(tmp_path / "severe", [frozen((0.9, 50.0))], objectives=SEVERE)
-    assert merged(two_runs[0], other).remarks[1] == (
-        "mce is measured otherwise in severe than in one: severities [5] instead of None"
+    plain, severe = (
+        stored(tmp_path / name, [frozen((0.9, 50.0))], objectives=objectives)
+        for name, objectives in (("plain", PLAIN), ("severe", SEVERE))
     )
+    assert merged(plain, severe).remarks[1:] == [
+        "mce is measured otherwise in severe than in plain: severities [5] instead of [3]"
+    ]
+    # what an older run does not state may well be the same
+    assert len(merged(two_runs[0], severe).remarks) == 1
+
+
+def test_other_images_and_other_targets_are_remarked(two_runs, tmp_path) -> None:
+    trials = [frozen((0.9, 50.0))]
+    first = stored(tmp_path / "first", trials, inputs={"data": "a", "splits": "b", "checkpoint": "c"})
+    same = stored(tmp_path / "same", trials, inputs={"data": "a", "splits": "b", "checkpoint": "d"})
+    apart = stored(tmp_path / "apart", trials, inputs={"data": "a", "splits": "c"})
+    assert len(merged(first, same, two_runs[0]).remarks) == 1
+    assert merged(first, apart).remarks[1:] == ["apart was scored on other images than first"]
+    on_gpu = '[[target]]\nname = "torch-cuda"\n' + OBJECTIVES
+    two, four = (f'[[target]]\nname = "onnxruntime-cpu"\nthreads = {count}\n{OBJECTIVES}' for count in (2, 4))
+    gpu, two, four = (
+        stored(tmp_path / name, trials, objectives=text)
+        for name, text in (("gpu", on_gpu), ("two", two), ("four", four))
+    )
+    assert merged(first, gpu).remarks[1:] == ["gpu has other targets than first: torch-cuda instead of onnxruntime-cpu"]
+    assert merged(two, four).remarks[1:] == [
+        "onnxruntime-cpu is set otherwise in four than in two: threads 4 instead of 2"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -202,13 +233,44 @@ def test_techniques_are_named_with_standard_errors() -> None:
     table = render(frame, ["accuracy", "mce", "macs"], "table")
     lines = [" ".join(line.split()) for line in table.splitlines()]
     assert lines == [
-        "number technique accuracy ± mCE ± MACs seconds",
-        "0 control 90.00% 1.23% 100 4.5 1.50 M 3",
-        "1 7 Sparsity preserving Clustering 91.00% 1.23% 80 4.5 1.50 M 3",
-        "2 16 PCQAT with Quantization Int8 92.00% 1.23% 70 4.5 1.50 M 3",
+        "number technique accuracy ± mCE ±",
+        "0 control 90.00% 1.23% 100 4.5",
+        "1 7 Sparsity preserving Clustering 91.00% 1.23% 80 4.5",
+        "2 16 PCQAT with Int8 92.00% 1.23% 70 4.5",
     ]
     rows = json.loads(render(frame, ["accuracy"], "json"))
     assert [row["technique"] for row in rows] == [None, "technique-7", "technique-16"]
+    assert {row["macs"] for row in rows} == {1.5e6}
     plain = render(frame.drop(columns="technique"), ["accuracy", "mce"], "table")
     assert "±" not in plain
     assert plain.splitlines()[0].split()[:2] == ["number", "role"]
+
+
+@pytest.mark.parametrize("run", ["castro-techniques", "r" * 80, None])
+def test_a_table_of_techniques_is_at_most_120_wide(run: str | None) -> None:
+    metrics = ["accuracy", "mce", "compression_ratio", "latency", "macs"]
+    rows = [
+        {
+            "number": 100 + code,
+            "role": "seed",
+            "state": "complete",
+            "reason": "",
+            "technique": name,
+            **dict.fromkeys(metrics, 1234.5) | {"accuracy": 1.0, "latency": 0.1234},
+            **dict.fromkeys(["latency_ms", "macs_fraction_of_control", "seconds", "mce_se"], 123.456),
+            "accuracy_se": 0.1234,
+        }
+        for code, name in enumerate(TECHNIQUES)
+    ]
+    rows[3] |= {"state": "fail", "reason": "the loss became infinite " * 9}
+    frame = pd.DataFrame(rows)
+    if run is not None:
+        frame.insert(0, "run", run)
+    head, *lines, failed = render(frame, metrics, "table").splitlines()
+    expected = ["number", "technique", "accuracy", "±", "mCE", "±", "×", "smaller", "latency", "×"]
+    assert head.split() == expected if run is None else ["run", *expected]
+    assert len(lines) == 16
+    assert max(map(len, [head, *lines, failed])) <= 120
+    assert failed.startswith("trial 103: fail the loss became infinite")
+    # each can be told by its code, and by its name as far as that goes
+    assert "8 Sparsity preserving Clustering" in lines[7]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,24 @@ import pytest
 
 from forgefront.studies.errors import InputError, StudyFileError
 from forgefront.studies.load import load_study, read_study_text, shipped, shipped_descriptions, study_to_toml
-from forgefront.studies.schema import SpaceSection, SparsitySection, Study, TrainingSection
+from forgefront.studies.messages import keys_of
+from forgefront.studies.registry import names, validate_options
+from forgefront.studies.schema import (
+    DataSection,
+    ModelSection,
+    ObjectiveSection,
+    OptimizerSection,
+    SearchSection,
+    SpaceSection,
+    SparsitySection,
+    StorageSection,
+    Study,
+    StudySection,
+    TargetSection,
+    TaskSection,
+    TrainingSection,
+    ValidationSection,
+)
 from forgefront.studies.template import template
 
 SHIPPED = [
@@ -75,22 +93,102 @@ def test_the_template_keeps_a_valid_name() -> None:
     assert read(template("mine_2")).study.name == "mine_2"
 
 
-def test_the_template_mentions_every_key() -> None:
-    text = template("x")
-    sections = (TrainingSection, Study, SpaceSection, SparsitySection)
-    for key in [key for section in sections for key in section.model_fields]:
-        assert key in text
+def sections_of(text: str) -> dict[str, dict[str, str]]:
+    """What follows each key at the start of a line, commented out or not, by table; commented keys begin with "# "."""
+    found: dict[str, dict[str, str]] = {"": {}}
+    table = ""
+    for line in text.splitlines():
+        if header := re.match(r"\[+([a-z_.]+)\]+", line):
+            table = header[1]
+            found.setdefault(table, {})
+        elif key := re.match(r"((?:# )?[a-z_]+) = (.*)", line):
+            found[table][key[1]] = key[2]
+    return found
+
+
+def test_the_template_has_every_key_in_its_table() -> None:
+    tables = {
+        "": Study,
+        "study": StudySection,
+        "task": TaskSection,
+        "task.data": DataSection,
+        "task.data.validation": ValidationSection,
+        "task.model": ModelSection,
+        "training": TrainingSection,
+        "training.optimizer": OptimizerSection,
+        "space": SpaceSection,
+        "space.sparsity": SparsitySection,
+        "target": TargetSection,
+        "objectives": ObjectiveSection,
+        "search": SearchSection,
+        "storage": StorageSection,
+    }
+    found = sections_of(template("x"))
+    for table, section in tables.items():
+        # a table of its own is a key too
+        inner = [name.removeprefix(f"{table}.") for name in found if name.startswith(f"{table}." if table else "")]
+        keys = {key.removeprefix("# ") for key in found[table]} | set(inner)
+        assert set(keys_of(section)) <= keys, table
+
+
+def test_a_commented_key_of_the_template_shows_its_default() -> None:
+    resolved = dumped(read(template("x")))
+    seen = []
+    for table, keys in sections_of(template("x")).items():
+        section: Any = resolved
+        for step in table.split(".") if table else ():
+            section = section[step][0] if isinstance(section[step], list) else section[step]
+        for key, rest in keys.items():
+            default = section.get(key.removeprefix("# "))
+            # lists are examples, and so is what is left out by default; options of parts are not of the schema
+            if key.startswith("# ") and default is not None and not isinstance(default, list):
+                assert tomllib.loads(f"value = {rest}")["value"] == default, f"{table}.{key}"
+                seen.append(key.removeprefix("# "))
+    assert {"masks", "clusters_gradient", "lloyd_iterations", "step", "cost", "compression_end", "momentum"} <= set(
+        seen
+    )
+
+
+def test_the_options_that_the_template_shows_are_the_parts_own() -> None:
+    found = sections_of(template("x"))
+    for kind, name, table, keys in [
+        ("data", "cifar10", "task.data", ("root", "download")),
+        ("model", "resnet20", "task.model", ("mean", "std")),
+        ("objective", "compression_ratio", "objectives", ("of",)),
+        ("objective", "mce", "metrics", ("images", "severities", "corruptions")),
+    ]:
+        shown = {key: tomllib.loads(f"value = {found[table][f'# {key}']}")["value"] for key in keys}
+        validated = validate_options(kind, name, shown)
+        assert shown.items() <= json.loads(json.dumps(validated)).items()
+
+
+@pytest.mark.parametrize(
+    "kind", ["data", "model", "attack", "class_weighting", "objective", "sampler", "target", "engine"]
+)
+def test_the_template_names_every_part(kind: str) -> None:
+    for name in names(kind):
+        assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", template("x")), name
 
 
 def test_the_examples_that_the_template_comments_out_are_valid_too() -> None:
-    # `method`, `epsilon` and `attack_steps` belong to another regime; `weights` to another split; `techniques` to
-    # another space
+    # `method`, `epsilon` and `attack_steps` belong to another regime; `weights` to another split; `steps` to another
+    # budget; `techniques` to another space
     lines = []
     for line in template("x").splitlines():
         body = line.removeprefix("# ")
         key = body.partition(" = ")[0]
         example = line.startswith("# ") and " = " in body and key.isidentifier()
-        foreign = key in ("method", "epsilon", "attack_steps", "weights", "root", "engine", "url", "techniques")
+        foreign = key in (
+            "method",
+            "epsilon",
+            "attack_steps",
+            "weights",
+            "steps",
+            "root",
+            "engine",
+            "url",
+            "techniques",
+        )
         lines.append(body if example and not foreign else line)
     assert lines.count(
         "imbalance = 1.0                # make the training images long-tailed: most ÷ fewest images of a class"
@@ -100,6 +198,14 @@ def test_the_examples_that_the_template_comments_out_are_valid_too() -> None:
     assert study.space.class_weight_scale is not None
     assert study.space.sparsity is not None
     assert study.space.sparsity.mask == ["magnitude", "learned"]
+
+
+def test_an_empty_checkpoint_is_none() -> None:
+    study = load_study("castro-techniques", overrides=["task.model.weights="])
+    assert study.task.model.weights is None
+    assert load_study("castro-techniques").task.model.weights
+    with pytest.raises(StudyFileError, match="text in quotes"):
+        load_study("castro-techniques", overrides=["task.model.weights=0"])
 
 
 def test_defaults_follow_the_regime() -> None:

@@ -409,6 +409,29 @@ def test_a_space_without_variables_allows_only_the_plans_there_are(trials: int) 
     assert read_study_text(fixed, file="study.toml", check_parts=False).space.searched == []
 
 
+def test_without_a_number_a_study_of_techniques_has_a_trial_for_each() -> None:
+    for chosen, trials in [('"all"', 17), ('["technique-16", "technique-2"]', 3)]:
+        text = techniques(chosen).replace("seeds = 2\ntrials = 3\n", "")
+        assert "trials" not in text
+        study = read_study_text(text, file="study.toml", check_parts=False)
+        assert (study.search.trials, study.search.seeds) == (trials, 4)
+        # without a table of its own, too
+        bare = text.replace('[search]\nsampler = "random"\n', "")
+        assert read_study_text(bare, file="study.toml", check_parts=False).search.trials == trials
+
+
+@pytest.mark.parametrize("seeds", [0, 4, 99])
+def test_techniques_need_no_seeds_and_may_stop_early(seeds: int) -> None:
+    for trials in (1, 5, 17):
+        text = techniques('"all"', seeds=seeds, trials=trials)
+        assert read_study_text(text, file="study.toml", check_parts=False).search.trials == trials
+
+
+def test_another_fault_brings_none_about_the_trials_of_techniques() -> None:
+    (line,) = faults(techniques('"all"').replace("seeds = 2\ntrials = 3\n", "").replace("seed = 3", "sed = 3"))
+    assert "study.sed" in line
+
+
 def techniques(chosen: str, *, more: str = "", seeds: int = 2, trials: int = 3) -> str:
     """GOOD with a space of techniques."""
     start, end = GOOD.index('granularity = "layer"'), GOOD.index("[[target]]")
