@@ -227,7 +227,7 @@ def _described(found: _Inspected, form: str, say: Callable[[str], None]) -> str:
     from .layer_table import candidate_frame, render_candidate
 
     export = _exported(found)
-    frame = candidate_frame(found.candidate, found.layers, export.seconds)
+    frame = candidate_frame(found.candidate, found.layers, export)
     if form == "table":
         return render_candidate(frame, found.candidate, found.title, export)
     if export.fault:
@@ -239,18 +239,20 @@ def _exported(found: _Inspected) -> Exported:
     """The candidate in ONNX Runtime, exported and measured now; or why that cannot be."""
     from ..compression.targets.layer_times import layer_times
     from ..compression.targets.onnxruntime_cpu import OnnxRuntimeCPU
+    from ..compression.targets.size import zipped_layer_bytes
     from .layer_table import Exported
 
     target = OnnxRuntimeCPU(threads=found.threads)
     zipped: int | None = None
+    layers: dict[str, int] | None = None
     try:
         target.check_available()
         with tempfile.TemporaryDirectory(prefix="forgefront-") as folder:
             artefact = target.export(found.candidate, Path(folder), found.example)
-            zipped = artefact.zipped_bytes
+            zipped, layers = artefact.zipped_bytes, zipped_layer_bytes(artefact.path)
             seconds = layer_times(artefact, threads=found.threads)
     except TargetError as error:
         reason = " ".join(str(error).split())
-        return Exported(zipped_bytes=zipped, fault=f"no latencies: not measurable in {target.name} here: {reason}")
+        return Exported(zipped, layers, fault=f"no latencies: not measurable in {target.name} here: {reason}")
     threads = "1 thread" if found.threads == 1 else f"{found.threads} threads"
-    return Exported(zipped, seconds, f"{target.name}, {threads}")
+    return Exported(zipped, layers, seconds, f"{target.name}, {threads}")

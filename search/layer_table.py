@@ -23,6 +23,7 @@ LABELS = {
     "weight_bits": "w bits",
     "activation_bits": "a bits",
     "packed_bytes": "bytes",
+    "zipped_bytes": "zipped",
     "shannon_bytes": "Shannon",
     "macs_share": "MACs",
     "latency_share": "latency",
@@ -36,32 +37,35 @@ class Exported:
 
     Args:
         zipped_bytes: Of its file; None where it cannot be exported.
+        zipped_layers: What of them is each layer's; None where it cannot be exported.
         seconds: Of each layer, and of what belongs to none under ``""``; None where none could be measured.
         measured_on: Where.
         fault: Why there are no seconds, in one line; None where there are.
     """
 
     zipped_bytes: int | None = None
+    zipped_layers: Mapping[str, int] | None = None
     seconds: Mapping[str, float] | None = None
     measured_on: str | None = None
     fault: str | None = None
 
 
 def candidate_frame(
-    candidate: Candidate, layers: Sequence[LayerInfo], seconds: Mapping[str, float] | None = None
+    candidate: Candidate, layers: Sequence[LayerInfo], exported: Exported | None = None
 ) -> pd.DataFrame:
     """One row a layer, in forward order.
 
     Args:
         candidate: On the CPU.
         layers: What `inspect_layers` found in the full model.
-        seconds: Time of each layer, and of what belongs to none under ``""``; None where none could be measured.
+        exported: The same one in a runtime, None where it was not tried.
 
     Returns:
         Columns ``layer``, ``kind``, ``weights`` (of the full layer), ``kept_weights`` (of those, neither removed nor
         zero) and ``kept_share``, ``channels`` and ``channels_before`` (outputs), ``clusters`` (distinct weights),
         ``weight_bits``, ``activation_bits``, ``form``, ``packed_bytes``, ``shannon_bytes``, ``macs`` and
-        ``macs_share``; with `seconds` also ``latency_ms`` and ``latency_share`` (of the sum of all `seconds`).
+        ``macs_share``; from `exported`, where it has them, ``zipped_bytes``, ``latency_ms`` and ``latency_share`` (of
+        the sum of all seconds).
     """
     sizes = packed_sizes(candidate).layers
     rows = []
@@ -90,6 +94,9 @@ def candidate_frame(
         )
     frame = pd.DataFrame(rows)
     frame["macs_share"] = frame["macs"] / frame["macs"].sum()
+    if exported is not None and exported.zipped_layers is not None:
+        frame["zipped_bytes"] = [exported.zipped_layers.get(layer.name, 0) for layer in layers]
+    seconds = exported.seconds if exported is not None else None
     if seconds:
         times = pd.Series([seconds.get(layer.name, float("nan")) for layer in layers])
         frame["latency_ms"] = times * 1e3
@@ -115,7 +122,11 @@ def render_candidate(frame: pd.DataFrame, candidate: Candidate, title: str, expo
             "kept_share": frame["kept_share"].map("{:.1%}".format),
             "channels": [f"{kept}/{of}" for kept, of in zip(frame["channels"], frame["channels_before"], strict=True)],
             **{name: frame[name] for name in ("clusters", "weight_bits", "activation_bits")},
-            **{name: frame[name].map("{:,.0f}".format) for name in ("packed_bytes", "shannon_bytes")},
+            **{
+                name: frame[name].map("{:,.0f}".format)
+                for name in ("packed_bytes", "shannon_bytes", "zipped_bytes")
+                if name in frame
+            },
             "macs_share": frame["macs_share"].map("{:.1%}".format),
         }
     )
@@ -134,7 +145,7 @@ def render_candidate(frame: pd.DataFrame, candidate: Candidate, title: str, expo
     if "latency_share" in frame:
         between = max(1.0 - frame["latency_share"].sum(), 0.0)
         lines.append(
-            f"latency: shares of one inference ({between:.1%} between layers), profiled now, {exported.measured_on}; a "
+            f"latency: shares of one inference ({between:.1%} between layers), profiled now, {exported.measured_on}; a"
             " trial's own latency, without a profiler, is in `forgefront front`"
         )
     if exported.fault:

@@ -126,7 +126,11 @@ Column = tuple[str, list[Any]]
 def _comparison(frame: pd.DataFrame, metrics: Sequence[str]) -> str:
     """A table of techniques, and a line for each trial that failed."""
     shown: list[Column] = [("run", [_cut(name, 24) for name in frame["run"]])] if "run" in frame else []
-    shown += [_plain(frame, "number"), ("technique", [_technique(row) for _, row in frame.iterrows()])]
+    # as text, for numbers are set apart by a space more
+    shown += [
+        ("number", list(map(str, frame["number"]))),
+        ("technique", [_technique(row) for _, row in frame.iterrows()]),
+    ]
     place = len(shown) - 1
     for name in metrics:
         error, noisy = f"{name}_se", name == "mce" or name.endswith("accuracy")

@@ -185,7 +185,7 @@ def from_scratch(args: argparse.Namespace) -> None:
 
 def magnitude(names: list[str], sparsity: float, scope: str, stages: Stages) -> TrialPlan:
     plan = LayerPlan(pruning=Pruning(sparsity, "weight", scope=scope))
-    return TrialPlan({name: plan for name in names}, stages=stages)
+    return TrialPlan(dict.fromkeys(names, plan), stages=stages)
 
 
 def robust(task, model, split: str) -> float:

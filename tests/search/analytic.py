@@ -135,7 +135,7 @@ def coordinator(path, *, trials: int, workers: int = 1, sampler=None, runner: st
     engine = SerialEngine(folder.path, runner=runner)
     if workers > 1 or changes.pop("processes", False):
         engine = ProcessEngine(folder.path, workers, runner=runner)
-    options = {name: changes.pop(name) for name in ("timeout", "url") if name in changes}
+    options = {name: changes.pop(name) for name in ("timeout", "url", "prepare") if name in changes}
     sampler = sampler or nsga2(SPACE, SEED, population=6)
     return Coordinator(folder, problem(**changes), engine, sampler, trials=trials, **options)
 

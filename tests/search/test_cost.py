@@ -124,9 +124,7 @@ def test_without_a_target_there_is_nothing_to_measure_on(tmp_path):
 
 
 def prepared(path: Path, prepare, **changes):
-    coordinator = analytic.coordinator(path, trials=2, **changes)
-    coordinator._prepare = prepare
-    return coordinator
+    return analytic.coordinator(path, trials=2, prepare=prepare, **changes)
 
 
 def test_what_is_prepared_joins_the_inputs_and_another_one_is_refused(tmp_path):

@@ -182,11 +182,11 @@ def test_other_images_and_other_targets_are_remarked(two_runs, tmp_path) -> None
     two, four = (f'[[target]]\nname = "onnxruntime-cpu"\nthreads = {count}\n{OBJECTIVES}' for count in (2, 4))
     gpu, two, four = (
         stored(tmp_path / name, trials, objectives=text)
-        for name, text in (("gpu", on_gpu), ("two", two), ("four", four))
+        for name, text in (("gpu", on_gpu), ("dual", two), ("quad", four))
     )
     assert merged(first, gpu).remarks[1:] == ["gpu has other targets than first: torch-cuda instead of onnxruntime-cpu"]
     assert merged(two, four).remarks[1:] == [
-        "onnxruntime-cpu is set otherwise in four than in two: threads 4 instead of 2"
+        "onnxruntime-cpu is set otherwise in quad than in dual: threads 4 instead of 2"
     ]
 
 
