@@ -178,6 +178,8 @@ def parent_of_two_busy_workers(tmp_path, **options):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "ANALYTIC_SLEEP": "60"},
+        # a shell's background job ignores Ctrl-C, and so would all that it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         **options,
     )
     return process, [int(pid) for pid in process.stdout.readline().split()]
