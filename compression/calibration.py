@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .quantizers import CLIP_RATIOS, ActivationQuantizer, range_parameters
+from .quantizers import CLIP_RATIOS, ActivationQuantizer, fake_quantize, range_parameters
 
 __all__ = ["calibrate", "clip_errors"]
 
@@ -34,9 +34,7 @@ def clip_errors(
     errors = []
     for ratio in ratios:
         scale, zero_point = range_parameters(minimum * ratio, maximum * ratio, bits)
-        low = -zero_point
-        codes = torch.round(tensor / scale).clamp_(low, low + 2**bits - 1)
-        errors.append((codes * scale - tensor).square_().sum(dtype=torch.float64))
+        errors.append((fake_quantize(tensor, scale, zero_point, bits) - tensor).square_().sum(dtype=torch.float64))
     return torch.stack(errors)
 
 
@@ -65,12 +63,12 @@ def calibrate(model: nn.Module, quantizers: Sequence[ActivationQuantizer], image
     clipped = [quantizer for quantizer in quantizers if quantizer.bits < UNCLIPPED_BITS]
     if not clipped:
         return
-    errors = {quantizer: torch.zeros((), dtype=torch.float64, device=device) for quantizer in clipped}
+    # of a quantizer that nothing passes through the first ratio wins, which is 1
+    errors = {quantizer: torch.zeros(len(CLIP_RATIOS), dtype=torch.float64, device=device) for quantizer in clipped}
 
     def add(quantizer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(quantizer, ActivationQuantizer)
-        found = clip_errors(inputs[0], quantizer.minimum, quantizer.maximum, quantizer.bits)
-        errors[quantizer] = errors[quantizer] + found
+        errors[quantizer] += clip_errors(inputs[0], quantizer.minimum, quantizer.maximum, quantizer.bits)
 
     hooks = [quantizer.register_forward_pre_hook(add) for quantizer in clipped]
     try:
@@ -79,7 +77,7 @@ def calibrate(model: nn.Module, quantizers: Sequence[ActivationQuantizer], image
         for hook in hooks:
             hook.remove()
     for quantizer, found in errors.items():
-        quantizer.clip(CLIP_RATIOS[int(found.argmin())] if found.dim() else 1.0)
+        quantizer.clip(CLIP_RATIOS[int(found.argmin())])
 
 
 def _run(model: nn.Module, batches: Iterable[Tensor]) -> None:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..studies.errors import ModelError
 from .hardware_loss import binarize
 from .masks import MaskWeight
-from .pruning import latent_weight, mask_input, mask_output
+from .pruning import MaskedTensor, latent_weight, made_by, mask_input, mask_output
 from .removal import ChannelGroup, Member
 
 __all__ = ["FIRST_SCORE", "LearnedMask", "MaskUnit", "channel_unit", "weight_unit"]
@@ -95,13 +94,11 @@ class MaskUnit:
         chosen[torch.topk(scores, kept).indices] = True
         return chosen
 
-    @torch.no_grad()
     def zero_latents(self) -> None:
         """Put what frozen masks hold at zero there in the latent tensors too."""
         for module, tensor, mask in self.masks:
             if tensor is not None:
-                latent = latent_weight(module, tensor)
-                latent.copy_(mask(latent))
+                MaskedTensor(module, tensor, mask).zero_latent()
 
 
 @torch.no_grad()
@@ -128,15 +125,10 @@ def channel_unit(model: nn.Module, group: ChannelGroup) -> MaskUnit:
         norms = latent_weight(model.get_submodule(member.name)).detach().abs().flatten(1).mean(dim=1)
         magnitudes.index_add_(0, torch.tensor(member.root, device=magnitudes.device), norms[list(member.own)].float())
     unit = MaskUnit(_first_scores(magnitudes), group, group.leader)
-    for member in (*group.layers, *group.norms):
-        module = model.get_submodule(member.name)
-        if getattr(module, "weight", None) is None:
-            raise ModelError(f"`structure` filter needs batch norms with weights; {member.name} has none.")
-        for tensor in ("weight", "bias"):
-            if getattr(module, tensor, None) is not None:
-                latent = latent_weight(module, tensor)
-                shape = (latent.shape[0], *[1] * (latent.dim() - 1))
-                _put(unit, module, tensor, _masking(unit.scores, member, shape, when="frozen"))
+    for member, module, tensor in made_by(model, group):
+        latent = latent_weight(module, tensor)
+        shape: tuple[int, ...] = (latent.shape[0], *[1] * (latent.dim() - 1))
+        _put(unit, module, tensor, _masking(unit.scores, member, shape, when="frozen"))
     for member in group.shortcuts:
         module = model.get_submodule(member.name)
         mask = _masking(unit.scores, member, (1, int(module.out_channels), 1, 1), when="frozen")  # type: ignore[arg-type]

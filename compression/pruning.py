@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,16 @@ from .masks import MaskWeight, WeightMask, filter_mask, filter_norms, magnitude_
 from .quantizers import WeightQuantizer
 from .removal import ChannelGroup, Member
 
-__all__ = ["GroupMask", "LayerMask", "MaskedTensor", "latent_weight", "mask_input", "mask_output", "masked_weight"]
+__all__ = [
+    "GroupMask",
+    "LayerMask",
+    "MaskedTensor",
+    "latent_weight",
+    "made_by",
+    "mask_input",
+    "mask_output",
+    "masked_weight",
+]
 
 OUTPUT_MASK, INPUT_MASK = "output_mask", "input_mask"
 
@@ -35,6 +44,21 @@ def masked_weight(module: nn.Module, tensor: str = "weight", *, clustered: bool 
         for simulator in module.parametrizations[tensor]:  # type: ignore[index]
             weight = weight if isinstance(simulator, skipped) else simulator(weight)
     return weight
+
+
+def made_by(model: nn.Module, group: ChannelGroup) -> Iterator[tuple[Member, nn.Module, str]]:
+    """The tensors that make a group's channels: weights and biases of its layers and batch norms, by member.
+
+    Raises:
+        ModelError: A batch norm of the group has no weights to mask.
+    """
+    for member in (*group.layers, *group.norms):
+        module = model.get_submodule(member.name)
+        if getattr(module, "weight", None) is None:
+            raise ModelError(f"`structure` filter needs batch norms with weights; {member.name} has none.")
+        for tensor in ("weight", "bias"):
+            if getattr(module, tensor, None) is not None:
+                yield member, module, tensor
 
 
 class MaskedTensor:
@@ -166,17 +190,12 @@ class GroupMask:
         self._readers: list[tuple[MaskedTensor, Member]] = []
         device = next(model.parameters()).device
         self.keep = torch.ones(group.channels, dtype=torch.bool, device=device)
-        for member in (*group.layers, *group.norms):
-            module = model.get_submodule(member.name)
-            for tensor in ("weight", "bias"):
-                if getattr(module, tensor, None) is not None:
-                    masked = MaskedTensor(module, tensor, _channel_mask(module, tensor, 0))
-                    self.masked.append(masked)
-                    self._targets.append((masked.simulator, member))
-                    if tensor == "weight" and member.name in scored:
-                        self.scored.append(masked)
-                elif tensor == "weight":
-                    raise ModelError(f"`structure` filter needs batch norms with weights; {member.name} has none.")
+        for member, module, tensor in made_by(model, group):
+            masked = MaskedTensor(module, tensor, _channel_mask(module, tensor, 0))
+            self.masked.append(masked)
+            self._targets.append((masked.simulator, member))
+            if tensor == "weight" and member.name in scored:
+                self.scored.append(masked)
         for member in group.shortcuts:
             module = model.get_submodule(member.name)
             self._targets.append((_output_mask(module, int(module.out_channels), device), member))  # type: ignore[arg-type]

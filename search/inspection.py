@@ -224,12 +224,14 @@ def _model(model: str, size: str, classes: int, form: str) -> str:
 
 
 def _described(found: _Inspected, form: str, say: Callable[[str], None]) -> str:
+    from ..compression.packing import packed_sizes
     from .layer_table import candidate_frame, render_candidate
 
     export = _exported(found)
-    frame = candidate_frame(found.candidate, found.layers, export)
+    sizes = packed_sizes(found.candidate)
+    frame = candidate_frame(found.candidate, found.layers, sizes, export)
     if form == "table":
-        return render_candidate(frame, found.candidate, found.title, export)
+        return render_candidate(frame, found.candidate, sizes, found.title, export)
     if export.fault:
         say(export.fault)
     return as_data(frame, form)

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from ..compression.candidate import Candidate
-from ..compression.packing import packed_sizes
+from ..compression.packing import PackedSizes
 from ..spaces.layers import LayerInfo
 
 __all__ = ["Exported", "candidate_frame", "render_candidate"]
@@ -51,13 +51,14 @@ class Exported:
 
 
 def candidate_frame(
-    candidate: Candidate, layers: Sequence[LayerInfo], exported: Exported | None = None
+    candidate: Candidate, layers: Sequence[LayerInfo], sizes: PackedSizes, exported: Exported | None = None
 ) -> pd.DataFrame:
     """One row a layer, in forward order.
 
     Args:
         candidate: On the CPU.
         layers: What `inspect_layers` found in the full model.
+        sizes: What the candidate takes packed.
         exported: The same one in a runtime, None where it was not tried.
 
     Returns:
@@ -67,11 +68,10 @@ def candidate_frame(
         ``macs_share``; from `exported`, where it has them, ``zipped_bytes``, ``latency_ms`` and ``latency_share`` (of
         the sum of all seconds).
     """
-    sizes = packed_sizes(candidate).layers
     rows = []
     for layer in layers:
         weight = candidate.model.get_parameter(f"{layer.name}.weight").detach()
-        codes, size = candidate.codes.get(layer.name), sizes[layer.name]
+        codes, size = candidate.codes.get(layer.name), sizes.layers[layer.name]
         kept, before = int(torch.count_nonzero(weight)), prod(layer.weight_shape)
         rows.append(
             {
@@ -104,16 +104,18 @@ def candidate_frame(
     return frame
 
 
-def render_candidate(frame: pd.DataFrame, candidate: Candidate, title: str, exported: Exported) -> str:
+def render_candidate(
+    frame: pd.DataFrame, candidate: Candidate, sizes: PackedSizes, title: str, exported: Exported
+) -> str:
     """The frame as text, with totals below it.
 
     Args:
         frame: What `candidate_frame` gave.
         candidate: The same one.
+        sizes: What it takes packed.
         title: What it is, for the first line.
         exported: The same one in a runtime.
     """
-    sizes = packed_sizes(candidate)
     shown = pd.DataFrame(
         {
             "layer": frame["layer"],

@@ -15,7 +15,7 @@ from ..studies.seeds import Seed
 from .places import Place, places
 from .removal_check import prunable_convolutions
 
-__all__ = ["LayerInfo", "LayerKind", "inspect_layers"]
+__all__ = ["LayerInfo", "LayerKind", "inspect_layers", "layer_kind"]
 
 LayerKind = Literal["conv", "depthwise", "grouped", "linear"]
 
@@ -94,7 +94,7 @@ def _layer(
     assert isinstance(weight, Tensor)
     return LayerInfo(
         name=name,
-        kind=_kind(module),
+        kind=layer_kind(module),
         weight_shape=tuple(weight.shape),
         parameters=sum(parameter.numel() for parameter in module.parameters(recurse=False)),
         macs=call.macs,
@@ -108,7 +108,8 @@ def _layer(
     )
 
 
-def _kind(module: nn.Module) -> LayerKind:
+def layer_kind(module: nn.Module) -> LayerKind:
+    """The kind of a `Conv2d` or `Linear`; see `LayerInfo`."""
     if isinstance(module, nn.Linear):
         return "linear"
     assert isinstance(module, nn.Conv2d)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-__all__ = ["Clustering", "LayerPlan", "Pruning", "Quantization", "Recipe", "Stages", "TrialPlan"]
+__all__ = ["Clustering", "LayerPlan", "Pruning", "Quantization", "Recipe", "Stages", "TrialPlan", "pattern_of"]
 
 VERSION = 2
 READABLE = (1, 2)
@@ -20,6 +20,15 @@ _STRUCTURES = "weight, filter or n:m with 0 < n < m ≤ 32"
 def _check(rule: bool, argument: str, allowed: str, found: object) -> None:
     if not rule:
         raise ValueError(f"`{argument}` must be {allowed}; found {found!r}.")
+
+
+def pattern_of(structure: str) -> tuple[int, int] | None:
+    """(n, m) of an ``n:m`` structure, None for any other; 0 < n < m ≤ 32."""
+    found = re.fullmatch(r"(\d{1,2}):(\d{1,2})", structure)
+    if found is None:
+        return None
+    kept, of = int(found[1]), int(found[2])
+    return (kept, of) if 0 < kept < of <= 32 else None
 
 
 @dataclass(frozen=True)
@@ -80,12 +89,8 @@ class Pruning:
 
     @property
     def pattern(self) -> tuple[int, int] | None:
-        """(n, m) of an ``n:m`` structure, None for any other; 0 < n < m ≤ 32."""
-        found = re.fullmatch(r"(\d{1,2}):(\d{1,2})", self.structure)
-        if found is None:
-            return None
-        kept, of = int(found[1]), int(found[2])
-        return (kept, of) if 0 < kept < of <= 32 else None
+        """(n, m) of an ``n:m`` structure; see `pattern_of`."""
+        return pattern_of(self.structure)
 
 
 @dataclass(frozen=True)

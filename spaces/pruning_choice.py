@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .groups import NETWORK
 from .layers import LayerInfo
-from .plan import Pruning
+from .plan import Pruning, pattern_of
 from .variables import Continuous, Grid, Variable, snapped, unordered
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ FILTER = "filter"
 
 def fits_pattern(layer: LayerInfo, structure: str) -> bool:
     """Whether the filters of `layer` have input channels for a whole group of an n:m `structure`."""
-    _, _, of = structure.partition(":")
-    return layer.weight_shape[1] >= int(of)
+    pattern = pattern_of(structure)
+    return pattern is not None and layer.weight_shape[1] >= pattern[1]
 
 
 class PruningChoice:
@@ -132,12 +132,11 @@ class PruningChoice:
         sparsity = values.get(self._sparsity_name(group), 0.0)
         if sparsity == 0.0:
             return None
-        kept, is_pattern, of = structure.partition(":")
-        return (
-            Pruning(1.0 - int(kept) / int(of), structure)
-            if is_pattern
-            else Pruning(sparsity, structure, scope=section.scope)
-        )
+        pattern = pattern_of(structure)
+        if pattern is None:
+            return Pruning(sparsity, structure, scope=section.scope)
+        kept, of = pattern
+        return Pruning(1.0 - kept / of, structure)
 
     def _leads_any(self, name: str, driven: Iterable[LayerInfo]) -> bool:
         leads = [lead for lead in map(self._lead_group, driven) if lead is not None]

@@ -7,11 +7,12 @@ which happens once in a whole network. Chains of one and of two pointwise layers
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...spaces.layers import LayerKind, layer_kind
 from ...spaces.plan import TrialPlan
 from ...studies.seeds import Seed
 from ..candidate import Candidate, LayerCodes
@@ -38,7 +39,7 @@ class Geometry:
         size: (height, width) of its input, () for a linear layer.
     """
 
-    kind: Literal["conv", "depthwise", "grouped", "linear"]
+    kind: LayerKind
     in_channels: int
     out_channels: int
     kernel: tuple[int, int] = (1, 1)
@@ -63,9 +64,8 @@ def geometry(module: nn.Module, shape: tuple[int, ...]) -> Geometry:
     if isinstance(module, nn.Linear):
         return Geometry("linear", module.in_features, module.out_features)
     assert isinstance(module, nn.Conv2d)
-    whole = module.groups == module.in_channels
     return Geometry(
-        "conv" if module.groups == 1 else "depthwise" if whole else "grouped",
+        layer_kind(module),
         module.in_channels,
         module.out_channels,
         (module.kernel_size[0], module.kernel_size[1]),
