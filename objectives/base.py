@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -43,6 +44,7 @@ class Subject:
         seed: The trial's seed.
         study_seed: The study's seed, for draws that all trials share.
         batch_size: Images in one forward pass.
+        corrupted: Folder in which all trials of a study share corrupted images; None keeps them in memory.
         cache: What objectives of one subject share.
     """
 
@@ -55,6 +57,7 @@ class Subject:
     seed: Seed
     study_seed: int
     batch_size: int = 500
+    corrupted: Path | None = None
     cache: dict[str, Any] = field(default_factory=dict)
 
     def target(self, name: str | None) -> Target:

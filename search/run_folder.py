@@ -30,6 +30,7 @@ class RunFolder:
         self.lock = self.path / "lock"
         self.tensorboard = self.path / "tensorboard"
         self.trials = self.path / "trials"
+        self.corrupted = self.path / "corrupted"
 
     @classmethod
     def create(cls, path: str | Path, study_toml: str) -> RunFolder:

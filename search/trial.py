@@ -265,6 +265,7 @@ class TrialContext:
             seed=seed.child("measure"),
             study_seed=self.study.study.seed,
             batch_size=self.batch_size,
+            corrupted=self.folder.corrupted,
         )
 
     @property

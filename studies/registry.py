@@ -17,14 +17,32 @@ from .errors import InputError, StudyFileError
 from .faults import Fault, nearest
 from .messages import faults_of
 
-__all__ = ["FAMILIES", "REGISTRY", "bind", "names", "options_model", "resolve", "validate_options"]
+__all__ = [
+    "CORRUPTIONS",
+    "EXTRA_CORRUPTIONS",
+    "FAMILIES",
+    "REGISTRY",
+    "bind",
+    "names",
+    "options_model",
+    "resolve",
+    "validate_options",
+]
 
-_CORRUPTIONS = {
+CORRUPTIONS = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
     "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
     "weather": ("snow", "frost", "fog", "brightness"),
     "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
 }
+"""The fifteen published corruptions by group."""
+EXTRA_CORRUPTIONS = {
+    "noise": ("speckle_noise",),
+    "blur": ("gaussian_blur",),
+    "weather": ("spatter",),
+    "digital": ("saturate",),
+}
+"""The four that are published for tuning, so that the fifteen stay unseen."""
 
 REGISTRY: dict[str, dict[str, str]] = {
     "task": {"classification": "forgefront.trainers.tasks.classification:ClassificationTask"},
@@ -48,7 +66,20 @@ REGISTRY: dict[str, dict[str, str]] = {
     "attack": {
         "n-fgsm": "forgefront.trainers.attacks.single_step:NFGSM",
         "fgsm-rs": "forgefront.trainers.attacks.single_step:FGSMRS",
-        "pgd-at": "forgefront.trainers.attacks.pgd:PGDAT",
+        "pgd-at": "forgefront.trainers.attacks.multi_step:PGDAT",
+        "trades": "forgefront.trainers.attacks.multi_step:TRADES",
+        "fgsm": "forgefront.trainers.attacks.single_step:TrainingFGSM",
+    },
+    "evaluation_attack": {
+        "fgsm": "forgefront.trainers.attacks.pgd:FGSM",
+        "pgd": "forgefront.trainers.attacks.pgd:PGD",
+        "apgd": "forgefront.trainers.attacks.apgd:APGD",
+        "square": "forgefront.trainers.attacks.square:Square",
+        "autoattack": "forgefront.trainers.attacks.autoattack:AutoAttack",
+    },
+    "augmentation": {
+        "naturalistic": "forgefront.trainers.augmentations.naturalistic:naturalistic_augmentation",
+        "augmix": "forgefront.trainers.augmentations.augmix:augmix",
     },
     "class_weighting": {
         "none": "forgefront.trainers.class_balance:none",
@@ -59,13 +90,17 @@ REGISTRY: dict[str, dict[str, str]] = {
     },
     "corruption": {
         name: f"forgefront.objectives.corruptions.{family}:{name}"
-        for family, members in _CORRUPTIONS.items()
+        for families in (CORRUPTIONS, EXTRA_CORRUPTIONS)
+        for family, members in families.items()
         for name in members
     },
     "objective": {
         "accuracy": "forgefront.objectives.accuracy:Accuracy",
         "worst_class_accuracy": "forgefront.objectives.accuracy:WorstClassAccuracy",
         "mce": "forgefront.objectives.corruption:MeanCorruptionError",
+        "relative_mce": "forgefront.objectives.corruption:RelativeMeanCorruptionError",
+        "mean_corruption_error": "forgefront.objectives.corruption:MeanError",
+        "worst_class_corrupted_accuracy": "forgefront.objectives.corruption:WorstClassCorruptedAccuracy",
         "pgd_accuracy": "forgefront.objectives.adversarial:PGDAccuracy",
         "compression_ratio": "forgefront.objectives.size:CompressionRatio",
         "macs": "forgefront.objectives.size:MACs",

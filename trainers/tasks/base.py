@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...spaces.plan import Recipe
 from ...studies.seeds import Seed
+from ..attacks.base import LossFunction
 
 __all__ = ["Batch", "EvaluationSet", "SplitName", "Task", "to_float"]
 
@@ -111,6 +112,11 @@ class Task(ABC):
     @abstractmethod
     def attack_loss(self, outputs: Any, targets: Any) -> Tensor:
         """The loss that an attack raises, one for each image, (N,)."""
+
+    @property
+    def attack_losses(self) -> dict[str, LossFunction]:
+        """What an attack may raise, by name; the first is `attack_loss`."""
+        return {"cross-entropy": self.attack_loss}
 
     @abstractmethod
     def correct(self, outputs: Any, targets: Any) -> Tensor:
