@@ -25,7 +25,7 @@ from ..trainers.tasks.base import EvaluationSet, SplitName, Task
 if TYPE_CHECKING:
     from ..compression.targets.base import Artefact, Target
 
-__all__ = ["Direction", "Objective", "Score", "Subject", "binomial_error", "correct", "tally"]
+__all__ = ["Direction", "Judged", "Objective", "Score", "Subject", "binomial_error", "judge"]
 
 Direction = Literal["minimize", "maximize"]
 
@@ -75,32 +75,41 @@ class Subject:
             raise InputError(f"`target` must be one of the study's targets ({', '.join(known)}); found {name!r}.{hint}")
         return self.targets[known.index(name)]
 
-    def clean_tally(self, limit: int | None) -> dict[str, list[int]]:
-        """The task's raw counts on the first `limit` plain images; computed once a subject."""
-        key = f"tally/{limit}"
+    def clean(self, limit: int | None) -> Judged:
+        """What the candidate makes of the first `limit` plain images, all when None; computed once a subject."""
+        key = f"clean/{limit}"
         if key not in self.cache:
             images = self.task.evaluation(self.split, limit)
-            self.cache[key] = tally(self.candidate.model, self.task, images, self.batch_size)
-        return self.cache[key]
+            self.cache[key] = judge(self.candidate.model, self.task, images, self.batch_size)
+        judged: Judged = self.cache[key]
+        return judged
 
 
-def tally(model: nn.Module, task: Task, images: EvaluationSet, batch_size: int) -> dict[str, list[int]]:
-    """The task's raw counts of `model`, in evaluation mode, over a set of images."""
+@dataclass(frozen=True)
+class Judged:
+    """What a model makes of a set of images.
+
+    Args:
+        correct: bool, (N,), on the images' device: which ones it gets right.
+        tally: The task's raw counts over all of them.
+    """
+
+    correct: Tensor
+    tally: dict[str, list[int]]
+
+
+def judge(model: nn.Module, task: Task, images: EvaluationSet, batch_size: int) -> Judged:
+    """Run `model`, in evaluation mode and left in it, over a set of at least one image."""
     model.eval()
-    total: dict[str, list[int]] = {}
+    right: list[Tensor] = []
+    tally: dict[str, list[int]] = {}
     with torch.inference_mode():
         for batch in images.batches(batch_size):
-            for key, counts in task.tally(model(batch.images), batch.targets).items():
-                total[key] = [a + b for a, b in zip(total[key], counts, strict=True)] if key in total else list(counts)
-    return total
-
-
-def correct(model: nn.Module, task: Task, images: EvaluationSet, batch_size: int) -> Tensor:
-    """Which images `model`, in evaluation mode, gets right: bool, (N,), on the images' device."""
-    model.eval()
-    with torch.inference_mode():
-        parts = [task.correct(model(batch.images), batch.targets) for batch in images.batches(batch_size)]
-    return torch.cat(parts)
+            outputs = model(batch.images)
+            right.append(task.correct(outputs, batch.targets))
+            for key, counts in task.tally(outputs, batch.targets).items():
+                tally[key] = [a + b for a, b in zip(tally[key], counts, strict=True)] if key in tally else list(counts)
+    return Judged(torch.cat(right), tally)
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,149 @@
-"""Mean corruption error (mCE), Hendrycks & Dietterich 2019, equation 1, with the study's control as the baseline."""
+"""Objectives on corrupted images (Hendrycks & Dietterich 2019): mCE, relative mCE, mean error, the worst class.
+
+All of them measure the same raw numbers, once a candidate where their options agree, and derive different values.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import json
+import os
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import AfterValidator, Field
 
-from ..studies.registry import REGISTRY, names, resolve
-from ..trainers.tasks.base import EvaluationSet, to_float
-from .base import Direction, Objective, Score, Subject, correct
-from .corruptions.randomness import Draws
+from ..studies.registry import CORRUPTIONS, EXTRA_CORRUPTIONS, resolve
+from ..trainers.tasks.base import EvaluationSet
+from .base import Direction, Objective, Score, Subject, binomial_error
+from .baselines import Baseline, load_baseline
+from .classes import class_details, counts_of, worst_class
+from .corrupted_sets import CorruptedSets, corruption_function
+from .corruption_archive import open_archive
+from .corruption_metrics import FLOOR, SEEN, corruption_error, corruption_scores, measure_corruptions
 
-__all__ = ["FLOOR", "MeanCorruptionError", "corruption_error"]
+__all__ = [
+    "FLOOR",
+    "SEEN",
+    "MeanCorruptionError",
+    "MeanError",
+    "RelativeMeanCorruptionError",
+    "WorstClassCorruptedAccuracy",
+    "corruption_error",
+    "corruption_names",
+    "corruption_scores",
+]
 
-FLOOR = 0.01
-"""Smallest mean error of the control over severities that an error is divided by."""
 
-CACHE_BYTES = 512 * 2**20
-CHUNK = 500
+def corruption_names(given: list[str] | str) -> list[str]:
+    """Names of corruptions, each once; ``"published"`` means the fifteen, ``"extra"`` the four, ``"all"`` both.
 
-Severity = Annotated[int, Field(ge=1, le=5)]
+    Raises:
+        InputError: There is no corruption of a name.
+    """
+    published = [name for members in CORRUPTIONS.values() for name in members]
+    extra = [name for members in EXTRA_CORRUPTIONS.values() for name in members]
+    if isinstance(given, str):
+        return {"published": published, "extra": extra, "all": published + extra}[given]
+    for name in given:
+        resolve("corruption", name, where="corruptions")
+    return list(dict.fromkeys(given))
 
 
-class MeanCorruptionError(Objective):
-    """Error on corrupted images in per cent of the control's, averaged over corruptions: the control has 100.
+# a frozen study file must mean the same from whatever folder its run is resumed
+Folder = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(path)))]
+BaselineName = Annotated[str, AfterValidator(lambda text: os.path.abspath(text) if text.endswith(".json") else text)]
+Severities = Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Names = Literal["published", "extra", "all"] | Annotated[list[str], Field(min_length=1)]
 
-    Details hold the relative mCE, the plain mean error (the "mCE" of CIFAR-C tables), each corruption's CE, the mean
-    error of each family, and which corruptions the floor touched.
+
+class CorruptionObjective(Objective):
+    """What the objectives of this file share: their options, what is measured, and the images.
 
     Args:
         severities: Which of 1–5.
         images: Corrupt this many images only; None takes all.
-        corruptions: Names or ``module:function``; None takes the fifteen published ones.
+        corruptions: ``"published"`` (the fifteen, as None), ``"extra"`` (the four meant for tuning, so that the fifteen
+            stay unseen), ``"all"``, or a list of names or ``module:function``.
+        archive: Folder in the layout of CIFAR-10-C to read corrupted images from; None makes them.
+        frost: Folder of textures for the corruption frost; None takes the built-in ones.
+    """
+
+    def __init__(
+        self,
+        *,
+        severities: Severities = (1, 2, 3, 4, 5),
+        images: Count | None = None,
+        corruptions: Names | None = None,
+        archive: Folder | None = None,
+        frost: Folder | None = None,
+    ) -> None:
+        self.severities = sorted(set(severities))
+        self.images = images
+        self.corruptions = corruption_names(corruptions or "published")
+        self.archive, self.frost = archive, frost
+        if archive is not None:
+            open_archive(archive).check(self.corruptions, self.severities)
+        if frost is not None:
+            corruption_function("frost", frost=frost)
+        # an instance lives as long as its process runs trials, and they all score on the same images
+        self._sets: CorruptedSets | None = None
+
+    def measure(self, subject: Subject) -> dict[str, Any]:
+        """The raw numbers of `corruption_metrics.raw_numbers`."""
+        options = [self.severities, self.images, self.corruptions, str(self.archive), str(self.frost)]
+        key = f"corruptions/{json.dumps(options)}"
+        if key not in subject.cache:
+            recipe = subject.candidate.plan.recipe
+            subject.cache[key] = measure_corruptions(
+                subject.candidate.model,
+                subject.task,
+                self._sets_for(subject, subject.task.evaluation(subject.split, self.images)),
+                self.corruptions,
+                self.severities,
+                subject.batch_size,
+                clean=subject.clean(self.images),
+                augmentation=recipe.augmentation if recipe.augmentation_strength > 0.0 else None,
+            )
+        raw: dict[str, Any] = subject.cache[key]
+        return raw
+
+    @abstractmethod
+    def derive(self, raw: Mapping[str, Any], control_raw: Mapping[str, Any]) -> Score:
+        """The score."""
+
+    def worst(self, control_value: float) -> float:
+        """Twice the control's."""
+        return 2.0 * control_value
+
+    def _sets_for(self, subject: Subject, plain: EvaluationSet) -> CorruptedSets:
+        sets = self._sets
+        if (
+            sets is None
+            or sets.study_seed != subject.study_seed
+            or sets.folder != subject.corrupted
+            or not _same(sets.plain, plain)
+        ):
+            where = {"folder": subject.corrupted, "archive": self.archive, "frost": self.frost}
+            sets = self._sets = CorruptedSets(plain, study_seed=subject.study_seed, **where)
+        return sets
+
+
+class MeanCorruptionError(CorruptionObjective):
+    """mCE: error on corrupted images in per cent of the baseline's, averaged over corruptions; the control has 100.
+
+    Details hold every variant of `corruption_metrics.corruption_scores`, each with its standard error.
+
+    Args:
+        severities: Which of 1–5.
+        images: Corrupt this many images only; None takes all.
+        corruptions: ``"published"`` (as None), ``"extra"``, ``"all"``, or a list of names or ``module:function``.
+        archive: Folder in the layout of CIFAR-10-C to read corrupted images from; None makes them.
+        frost: Folder of textures for the corruption frost; None takes the built-in ones.
+        baseline: ``"control"``, ``"alexnet"`` (the fifteen on ImageNet-C), or the path of a JSON file
+            ``{corruption: mean error, "clean": error}``.
     """
 
     name = "mce"
@@ -44,113 +152,92 @@ class MeanCorruptionError(Objective):
     def __init__(
         self,
         *,
-        severities: Annotated[tuple[Severity, ...], Field(min_length=1)] = (1, 2, 3, 4, 5),
-        images: Annotated[int, Field(ge=1)] | None = None,
-        corruptions: Annotated[list[str], Field(min_length=1)] | None = None,
+        severities: Severities = (1, 2, 3, 4, 5),
+        images: Count | None = None,
+        corruptions: Names | None = None,
+        archive: Folder | None = None,
+        frost: Folder | None = None,
+        baseline: BaselineName = "control",
     ) -> None:
-        self.severities = sorted(set(severities))
-        self.images = images
-        self.corruptions = list(dict.fromkeys(corruptions)) if corruptions else names("corruption")
-        self._functions = {name: resolve("corruption", name) for name in self.corruptions}
-        # all trials of a study see the same corrupted images; an instance lives as long as its process runs trials
-        self._cache: dict[tuple[str, str, int], Tensor] = {}
-
-    def measure(self, subject: Subject) -> dict[str, Any]:
-        """Error of each corruption and severity, clean error, number of images.
-
-        ``{"errors": {corruption: {"1": error, …}}, "clean_error": …, "images": n, "image_deviation": the standard
-        deviation, over images, of an image's mean error}``.
-        """
-        model, task, batch_size = subject.candidate.model, subject.task, subject.batch_size
-        plain = task.evaluation(subject.split, self.images)
-        content = _content(plain, subject.study_seed)
-        clean = correct(model, task, plain, batch_size)
-        errors: dict[str, dict[str, float]] = {}
-        wrong = torch.zeros(len(plain), dtype=torch.float64)
-        for name in self.corruptions:
-            errors[name] = {}
-            for severity in self.severities:
-                images = self._corrupted(plain, content, subject.study_seed, name, severity)
-                right = correct(model, task, EvaluationSet(images, plain.targets, plain.indices), batch_size)
-                errors[name][str(severity)] = 1.0 - float(right.double().mean())
-                wrong += (~right).cpu()
-        wrong /= len(self.corruptions) * len(self.severities)
-        return {
-            "errors": errors,
-            "clean_error": 1.0 - float(clean.double().mean()),
-            "images": len(plain),
-            "image_deviation": float(wrong.std(unbiased=False)),
-        }
+        super().__init__(severities=severities, images=images, corruptions=corruptions, archive=archive, frost=frost)
+        self.baseline: Baseline | None = load_baseline(baseline)
+        if self.baseline is not None:
+            self.baseline.check(self.corruptions, relative=self.name == "relative_mce")
 
     def derive(self, raw: Mapping[str, Any], control_raw: Mapping[str, Any]) -> Score:
-        """mCE, unrounded; its standard error is that of the mean error over images, in proportion."""
-        errors = {name: _mean(by_severity) for name, by_severity in raw["errors"].items()}
-        control = {name: _mean(by_severity) for name, by_severity in control_raw["errors"].items()}
-        clean, control_clean = raw["clean_error"], control_raw["clean_error"]
-        ces = {name: corruption_error(errors[name], control[name]) for name in errors}
-        relative = [corruption_error(errors[name] - clean, control[name] - control_clean) for name in errors]
-        value = sum(ces.values()) / len(ces)
-        mean_error = sum(errors.values()) / len(errors)
-        control_error = max(sum(control[name] for name in errors) / len(errors), FLOOR)
-        details = {
-            "mean_error": mean_error,
-            "relative_mce": sum(relative) / len(relative),
-            "ce": ces,
-            "mean_error_by_family": _by_family(errors),
-            "clean_error": clean,
-            "images": raw["images"],
-            "floor": FLOOR,
-            "floored": [name for name in errors if control[name] < FLOOR],
-            "relative_floored": [name for name in errors if control[name] - control_clean < FLOOR],
-        }
-        return Score(value, 100.0 * raw["image_deviation"] / raw["images"] ** 0.5 / control_error, details)
+        """The mean over corruptions of 100 * error / baseline's error, unrounded."""
+        return _score(self.name, corruption_scores(raw, control_raw, self.baseline))
+
+
+class RelativeMeanCorruptionError(MeanCorruptionError):
+    """Relative mCE: what corruption adds to the clean error, in per cent of what it adds to the baseline's.
+
+    Options and details as of `MeanCorruptionError`. A network with a high clean error may have a low relative mCE: look
+    at it beside accuracy, never alone.
+    """
+
+    name = "relative_mce"
+
+
+class MeanError(CorruptionObjective):
+    """Mean error over corruptions and severities, in [0, 1]: what tables of CIFAR-10-C call mCE.
+
+    Options as of `CorruptionObjective`, details as of `MeanCorruptionError`.
+    """
+
+    name = "mean_corruption_error"
+    direction: ClassVar[Direction] = "minimize"
+
+    def derive(self, raw: Mapping[str, Any], control_raw: Mapping[str, Any]) -> Score:
+        """The mean, with its standard error over images."""
+        scores = corruption_scores(raw, control_raw)
+        return Score(scores.pop("mean_error"), scores.pop("mean_error_se"), scores)
 
     def worst(self, control_value: float) -> float:
-        """Twice the control's."""
-        return 2.0 * control_value
-
-    def _corrupted(self, plain: EvaluationSet, content: str, study_seed: int, name: str, severity: int) -> Tensor:
-        """(N, 3, H, W) uint8 on the device of `plain`."""
-        key = (content, name, severity)
-        if key in self._cache:
-            return self._cache[key].to(plain.images.device)
-        parts = []
-        for start in range(0, len(plain), CHUNK):
-            part = slice(start, start + CHUNK)
-            draws = Draws(study_seed, plain.indices[part].to(plain.images.device), f"{name}/{severity}")
-            images = self._functions[name](to_float(plain.images[part]), severity, draws)
-            parts.append((images * 255.0).round().to(torch.uint8))
-        corrupted = torch.cat(parts)
-        # every trial goes through all sets in one order: evicting the oldest would never hit, so a full cache stays
-        if sum(images.nbytes for images in self._cache.values()) + corrupted.nbytes <= CACHE_BYTES:
-            self._cache[key] = corrupted
-        return corrupted
+        """1."""
+        return 1.0
 
 
-def corruption_error(error: float, control: float) -> float:
-    """``100 * error / control``, with slope ``100 / FLOOR`` about the control where that is below the floor.
+class WorstClassCorruptedAccuracy(CorruptionObjective):
+    """Accuracy on corrupted images of the class that has the lowest, over all corruptions and severities, in [0, 1].
 
-    The control itself has 100 either way.
+    Options as of `CorruptionObjective`; details as of `accuracy.WorstClassAccuracy`.
     """
-    return 100.0 * (1.0 + (error - control) / max(control, FLOOR))
+
+    name = "worst_class_corrupted_accuracy"
+    direction: ClassVar[Direction] = "maximize"
+
+    def derive(self, raw: Mapping[str, Any], control_raw: Mapping[str, Any]) -> Score:
+        """The minimum over classes.
+
+        The standard error takes one image's outcomes under all corruptions as one: at most the binomial error of as
+        many independent images as the class has.
+        """
+        counts, control = (counts_of(numbers["tally"].values()) for numbers in (raw, control_raw))
+        details = class_details(counts, control)
+        worst = worst_class(counts)
+        if worst is None:
+            return Score(0.0, None, {"class": None, "images": 0, **details})
+        looks = sum(map(len, raw["errors"].values()))
+        images = counts["total"][worst.label] // looks
+        return Score(
+            worst.accuracy,
+            binomial_error(worst.accuracy, images),
+            {"class": worst.label, "images": images, **details},
+        )
+
+    def worst(self, control_value: float) -> float:
+        """0."""
+        return 0.0
 
 
-def _content(plain: EvaluationSet, study_seed: int) -> str:
-    digest = hashlib.sha256(f"{study_seed}/{tuple(plain.images.shape)}/".encode())
-    digest.update(plain.images.cpu().numpy().tobytes())
-    digest.update(plain.indices.cpu().numpy().tobytes())
-    return digest.hexdigest()
+def _score(name: str, scores: dict[str, Any]) -> Score:
+    return Score(scores.pop(name), scores.pop(f"{name}_se"), scores)
 
 
-def _mean(by_severity: Mapping[str, float]) -> float:
-    return sum(by_severity.values()) / len(by_severity)
-
-
-def _by_family(errors: Mapping[str, float]) -> dict[str, float]:
-    """Mean error of each family of corruptions: the file that a registered one lives in, "own" for the user's."""
-    grouped: dict[str, list[float]] = {}
-    for name, error in errors.items():
-        path = REGISTRY["corruption"].get(name)
-        family = path.partition(":")[0].rpartition(".")[2] if path else "own"
-        grouped.setdefault(family, []).append(error)
-    return {family: sum(members) / len(members) for family, members in grouped.items()}
+def _same(first: EvaluationSet, second: EvaluationSet) -> bool:
+    """Whether two sets are views of the same memory; the first one is held, so that its address cannot be reused."""
+    return all(
+        one.data_ptr() == other.data_ptr() and one.shape == other.shape and one.device == other.device
+        for one, other in ((first.images, second.images), (first.indices, second.indices))
+    )

@@ -21,6 +21,7 @@ from .non_dominated import feasible
 from .problem import CONTROL, Prepared, Problem
 from .record import StudyRecord
 from .run_folder import RunFolder
+from .score_columns import audit_text
 from .storage import open_storage, sqlite_url
 
 if TYPE_CHECKING:
@@ -206,6 +207,7 @@ class Coordinator:
                 front=record.front,
                 hypervolume=record.hypervolume,
                 history=outcome.result.get("history") or (),
+                audit=audit_text(attributes.get("scores", {})),
             )
         )
         self._check_control(record)

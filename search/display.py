@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .events import Event, Preparing, StudyFinished, StudyStarted, TrialFinished, TrialProgress, TrialStarted
+from .score_columns import MASKED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +50,7 @@ class Watcher:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self.trials = self.finished = self.front = self.failed = 0
+        self.trials = self.finished = self.front = self.failed = self.masked = 0
         self.hypervolume: float | None = None
         self.running: dict[int, tuple[str, TrialProgress | None]] = {}
         self.seconds: list[float] = []
@@ -68,6 +69,7 @@ class Watcher:
             self.finished, self.trials = event.finished, event.trials
             self.front, self.hypervolume = len(event.front), event.hypervolume
             self.failed += event.state != "complete"
+            self.masked += _masked(event)
             if event.seconds is not None:
                 self.seconds.append(event.seconds)
 
@@ -79,16 +81,22 @@ class Watcher:
         return statistics.median(self.seconds) * max(0, self.trials - self.finished) / self.workers
 
     def summary(self) -> str:
-        """One line: trials, front, hypervolume, time left."""
+        """One line: trials, those that failed or are masked, front, hypervolume, time left."""
         parts = [f"{self.finished} of {self.trials} trials"]
         if self.failed:
             parts.append(f"{self.failed} failed")
+        if self.masked:
+            parts.append(f"{self.masked} masked")
         parts.append(f"front {self.front}")
         if self.hypervolume is not None:
             parts.append(f"hypervolume {self.hypervolume:.4f}")
         if self.time_left:
             parts.append(f"about {duration(self.time_left)} left")
         return ", ".join(parts)
+
+
+def _masked(event: TrialFinished) -> bool:
+    return event.audit is not None and event.audit.startswith(MASKED)
 
 
 @contextmanager
@@ -128,8 +136,9 @@ def _line(event: Event, watcher: Watcher, folder: RunFolder) -> str:
             return f"trial {event.number} ({event.role}) failed: {event.reason}"
         values = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
         marks = " *" if event.number in event.front else "" if event.feasible else " (infeasible)"
+        audit = f" ({event.audit})" if _masked(event) else ""
         seconds = f" in {duration(event.seconds)}" if event.seconds is not None else ""
-        return f"trial {event.number} ({event.role}){marks}: {values}{seconds} [{watcher.summary()}]"
+        return f"trial {event.number} ({event.role}){marks}: {values}{audit}{seconds} [{watcher.summary()}]"
     if isinstance(event, StudyFinished):
         run = near(folder)
         if event.timed_out:

@@ -62,6 +62,7 @@ class TrialFinished:
         front: Numbers of the feasible non-dominated trials, this one considered.
         hypervolume: Of the front, None until the control is told.
         history: The training, one mapping an epoch.
+        audit: What the robustness audit found (`score_columns.audit_text`), None where there was none.
     """
 
     number: int
@@ -77,6 +78,7 @@ class TrialFinished:
     front: tuple[int, ...]
     hypervolume: float | None
     history: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
+    audit: str | None = None
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ ADDED: dict[str, Any] = {
     "study.space.sparsity.mask": ["magnitude"],
     "study.space.sparsity.scope": "layer",
     "study.space.sparsity.structure_per": "network",
+    "study.objectives.baseline": "control",
     "study.objectives.of": "zipped",
+    "study.metrics.baseline": "control",
     "study.metrics.of": "zipped",
 }
 MASK = "study.space.sparsity.mask"
@@ -111,7 +113,8 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _under(key: str, prefixes: tuple[str, ...]) -> bool:
-    return any(key == prefix or key.startswith((f"{prefix}.", f"{prefix}[")) for prefix in prefixes)
+    key = _unnumbered(key)
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def _unnumbered(key: str) -> str:

@@ -1,7 +1,8 @@
 """The fronts of several runs as one: which trials no trial of any run dominates (as Castro et al. compare models).
 
-Values are compared as they stand. Corruption error, compression ratio, latency and share of operations are relative to
-each run's own dense control, so that a run with a weaker control may look better in them; accuracy is not.
+Values are compared as they stand. Corruption error (where it has no other baseline), compression ratio, latency and
+share of operations are relative to each run's own dense control, so that a run with a weaker control may look better in
+them; accuracy is not. What an audit found of a trial comes with it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MergedRuns"]
 
-RELATIVE = ("mce", "compression_ratio", "latency")
+RELATIVE = ("mce", "relative_mce", "compression_ratio", "latency")
 
 
 class MergedRuns:
@@ -50,7 +51,8 @@ class MergedRuns:
     @property
     def remarks(self) -> list[str]:
         """What a person should know when comparing: what is relative to each control, what was measured otherwise."""
-        relative = [name for name in RELATIVE if name in self.metrics]
+        parts = [_measured(run) for run in self.runs.values()]
+        relative = [name for name in RELATIVE if any(_relative(name, options) for options in parts)]
         lines = [f"{', '.join(relative)}: relative to each run's own dense control"] if relative else []
         (first, one), *others = self.runs.items()
         for name, other in others:
@@ -140,6 +142,10 @@ def _targets(run: Run) -> dict[str, Mapping[str, object]]:
 
 def _measured(run: Run) -> dict[str, Mapping[str, object]]:
     return {part.name: part.options for part in (*run.study.objectives, *run.study.metrics)}
+
+
+def _relative(name: str, measured: Mapping[str, Mapping[str, object]]) -> bool:
+    return name in measured and measured[name].get("baseline", "control") == "control"
 
 
 def _differing(ours: Mapping[str, object], theirs: Mapping[str, object]) -> str:

@@ -12,11 +12,13 @@ from ..studies.conditions import Condition, parse_condition
 from ..studies.errors import InputError
 from ..studies.faults import nearest
 from .preference import Preference, normalize_losses, parse_preference, rank
+from .score_columns import MASKED
 from .tables import BASE_COLUMNS
 
 __all__ = ["Choice", "pick"]
 
 NEIGHBOURS = 3
+VERDICT = "_verdict"
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Choice:
 
     Args:
         number: The trial.
-        reasons: Sentences for a person: what was considered, the rule, the values.
-        alternatives: One sentence for each of the nearest members: what it gains and what it gives up.
+        reasons: Sentences for a person: what was considered, the rule, the values, what the robustness audit found.
+        alternatives: One sentence for each of the nearest members: what it gains, what it gives up, what its audit
+            found.
     """
 
     number: int
@@ -45,8 +48,8 @@ def pick(
     """Choose one row of `front`.
 
     Args:
-        front: Feasible, non-dominated trials with a column ``number`` and one for each metric; may hold the control,
-            which is never chosen.
+        front: Feasible, non-dominated trials with a column ``number`` and one for each metric, perhaps with those of
+            audits (`tables.trials_frame`); may hold the control, which is never chosen.
         objectives: Name to ``"minimize"`` or ``"maximize"``.
         where: Conditions such as ``"latency_ms <= 2"`` or ``"accuracy >= control - 0.02"``.
         prefer: ``knee``, ``balanced`` or ``accuracy=2,mce=1``.
@@ -122,7 +125,34 @@ def _reasons(
     ]
     if best:
         lines.append(f"best of those considered in {', '.join(best)}")
-    return tuple(lines)
+    return (*lines, *_audit_reasons(chosen, kept))
+
+
+def _audit(row: pd.Series) -> str | None:
+    text = row.get("audit")
+    return None if text is None or pd.isna(text) else str(text)
+
+
+def _audit_reasons(chosen: pd.Series, kept: pd.DataFrame) -> list[str]:
+    """What the robustness audit found; of masked gradients a warning, and the way to a trial without them."""
+    found = _audit(chosen)
+    if found is None:
+        return []
+    if not found.startswith(MASKED):
+        return [f"robustness audit: {found}"]
+    verdicts = [str(name) for name, value in chosen.items() if str(name).endswith(VERDICT) and value == MASKED]
+    metric = verdicts[0].removesuffix(VERDICT)
+    failed = chosen.get(f"{metric}_failed")
+    lines = [
+        f"warning: the audit found {found}{f' ({failed})' if failed else ''}; "
+        f"its {metric} {_number(chosen[metric])} is no evidence of robustness"
+    ]
+    sound = [row for _, row in kept.iterrows() if not (_audit(row) or MASKED).startswith(MASKED)]
+    if not sound:
+        return [*lines, "no trial considered has a sound audit"]
+    if f"{metric}_failed_checks" in kept:
+        lines.append(f"{len(sound)} of those considered are sound: add --where '{metric}_failed_checks <= 0'")
+    return lines
 
 
 def _alternatives(
@@ -150,7 +180,8 @@ def _compare(other: pd.Series, chosen: pd.Series, objectives: dict[str, str]) ->
     parts = [f"gains {', '.join(gains)}"] if gains else []
     parts += [f"gives up {', '.join(losses)}"] if losses else []
     parts += [f"within noise: {', '.join(even)}"] if even else []
-    return f"trial {int(other['number'])}: {'; '.join(parts) or 'equal in every objective'}"
+    audit = [f"audit: {found}"] if (found := _audit(other)) else []
+    return f"trial {int(other['number'])}: {'; '.join([*(parts or ['equal in every objective']), *audit])}"
 
 
 def _error(row: pd.Series, name: str) -> float:

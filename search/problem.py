@@ -38,7 +38,7 @@ class Problem:
         derive: Raw measurements of a trial and of the control, by metric, to scores by metric, objectives included.
         worst: Objective and the control's score to the value beyond which nothing counts for the hypervolume.
         seeds: Params that are tried after the control, in order.
-        conditions: What a feasible trial must meet.
+        conditions: What a feasible trial must meet, on scores or on numbers of their details.
         fingerprint: What results depend on, JSON values.
     """
 

@@ -16,11 +16,14 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from ..studies.conditions import measured_by
 from ..studies.errors import RunError, StudyMismatchError
+from ..studies.faults import nearest
 from .fingerprint import compare
 from .hypervolume import front_hypervolume
 from .non_dominated import front_numbers
 from .problem import CONTROL, Derived, Problem
+from .score_columns import score_columns
 from .single_writer import SingleWriterStorage
 
 __all__ = ["StudyRecord"]
@@ -119,8 +122,8 @@ class StudyRecord:
     def tell(self, number: int, result: Mapping[str, Any]) -> FrozenTrial:
         """Finish a trial with its result, in one transaction.
 
-        Scores are derived from the raw numbers of the trial and the control. A score that is not a finite number fails
-        the trial, as does a result that says so itself.
+        Scores are derived from the raw numbers of the trial and the control. A score, or a detail that a condition
+        names, that is not a finite number fails the trial, as does a result that says so itself.
 
         Args:
             number: A running trial.
@@ -142,9 +145,10 @@ class StudyRecord:
             self.study.tell(number, state=TrialState.FAIL)
             return self.trials[number]
         self._note(number, "scores", {name: _score(score) for name, score in scores.items()})
-        controls = self._control_values() if number != CONTROL else {name: s.value for name, s in scores.items()}
+        values = _numbers({name: _score(score) for name, score in scores.items()})
+        controls = self._control_numbers() if number != CONTROL else values
         for condition in self.problem.conditions:
-            violation = condition.violation(scores[condition.metric].value, controls[condition.metric])
+            violation = condition.violation(values[condition.metric], controls.get(condition.metric))
             self._constrain(number, str(condition), violation)
         self.study.tell(number, [scores[name].value for name in self.problem.directions])
         if number == CONTROL:
@@ -194,17 +198,22 @@ class StudyRecord:
             scores = self.problem.derive(raw, control_raw)
         except Exception as error:  # a part of the user's may fail in any way, and must not stop the study
             return {}, f"its scores could not be derived ({type(error).__name__}: {error})"
+        stored = {name: _score(score) for name, score in scores.items()}
+        values = _numbers(stored)
         needed = {*self.problem.directions, *(condition.metric for condition in self.problem.conditions)}
         wrong = [
-            f"{name} is {scores[name].value if name in scores else 'missing'}"
+            f"{name} is {values[name]}" if name in values else _missing(name, stored)
             for name in sorted(needed)
-            if name not in scores or not math.isfinite(scores[name].value)
+            if not math.isfinite(values.get(name, math.nan))
         ]
+        # finite where this was a condition already when the control was told
+        controls = values if number == CONTROL else self._control_numbers()
+        relative = {condition.metric for condition in self.problem.conditions if condition.relative_to_control}
+        wrong += [f"the control's {name} is missing" for name in sorted(relative & {*values}) if name not in controls]
         return scores, "a score must be a finite number: " + ", ".join(wrong) if wrong else None
 
-    def _control_values(self) -> dict[str, float]:
-        stored = self.trials[CONTROL].user_attrs["scores"]
-        return {name: score["value"] for name, score in stored.items()}
+    def _control_numbers(self) -> dict[str, float]:
+        return _numbers(self.trials[CONTROL].user_attrs["scores"])
 
     def _fix_reference(self, scores: Mapping[str, Derived]) -> None:
         reference = [float(self.problem.worst(name, scores[name])) for name in self.problem.directions]
@@ -215,6 +224,25 @@ def _score(score: Derived) -> dict[str, Any]:
     if dataclasses.is_dataclass(score) and not isinstance(score, type):
         return dataclasses.asdict(score)
     return {"value": score.value}
+
+
+def _numbers(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """What a condition may name: values and the numbers of their details, by column."""
+    columns = {key: value for name, score in scores.items() for key, value in score_columns(name, score).items()}
+    # a metric's own value before another's detail of that name
+    columns |= {name: score["value"] for name, score in scores.items()}
+    return {key: value for key, value in columns.items() if value is not None}
+
+
+def _missing(name: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
+    owner = measured_by(name, scores)
+    if owner is None or owner == name:
+        return f"{name} is missing"
+    known = [key for key in _numbers({owner: scores[owner]}) if key not in (owner, f"{owner}_se")]
+    # by the detail alone, for all begin with the metric
+    close = nearest(name.removeprefix(f"{owner}_"), [key.removeprefix(f"{owner}_") for key in known])
+    hint = f", did you mean {owner}_{close}?" if close else f" ({owner} has {', '.join(known) or 'no details'})"
+    return f"{name} is missing{hint}"
 
 
 def _totals(achieved: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,6 +10,7 @@ from optuna.trial import FrozenTrial
 
 from ..spaces.techniques import TECHNIQUES
 from .non_dominated import feasible
+from .score_columns import audit_columns, audit_text, score_columns
 
 __all__ = ["BASE_COLUMNS", "LABELS", "as_data", "render", "score_columns", "trials_frame"]
 
@@ -40,8 +41,9 @@ def trials_frame(trials: Sequence[FrozenTrial], front: Sequence[int]) -> pd.Data
 
     Returns:
         Columns ``number``, ``role``, ``state``, ``feasible``, ``on_front``, ``seconds``, ``reason``; for every metric
-        its value, its standard error ``<metric>_se`` and what else its score states (such as ``latency_ms``); and
-        ``technique`` where trials have that parameter.
+        its value, its standard error ``<metric>_se`` and what else its score states (such as ``latency_ms``);
+        ``technique`` where trials have that parameter; ``audit`` where a score was audited, with its
+        ``<metric>_verdict`` and what failed, ``<metric>_failed``.
     """
     members = set(front)
     rows = [_row(trial, trial.number in members) for trial in trials]
@@ -63,22 +65,11 @@ def _row(trial: FrozenTrial, on_front: bool) -> dict[str, Any]:
     if "technique" in trial.params:
         row["technique"] = trial.params["technique"]
     for name, score in attributes.get("scores", {}).items():
-        row |= score_columns(name, score)
+        row |= {**score_columns(name, score), **audit_columns(name, score)}
+    audit = audit_text(attributes.get("scores", {}))
+    if audit is not None:
+        row["audit"] = audit
     return row
-
-
-def score_columns(name: str, score: Mapping[str, Any]) -> dict[str, float | None]:
-    """A score's columns: ``<name>``, ``<name>_se``, and each number of its details as ``<name>_<key>``.
-
-    Args:
-        name: The metric.
-        score: ``value``, ``standard_error`` and ``details``, as stored with a trial.
-    """
-    columns = {name: score["value"], f"{name}_se": score.get("standard_error")}
-    for key, value in (score.get("details") or {}).items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            columns[key if key.startswith(f"{name}_") else f"{name}_{key}"] = value
-    return columns
 
 
 def as_data(frame: pd.DataFrame, form: str) -> str:
@@ -116,6 +107,7 @@ def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
     for name in (*metrics, *extras, "seconds"):
         if frame[name].notna().any():
             shown.append((LABELS.get(name, name), [_cell(name, value) for value in frame[name]]))
+    shown += _audit(frame)
     shown += [_plain(frame, "reason")] if show_state else []
     return _text(shown)
 
@@ -139,6 +131,8 @@ def _comparison(frame: pd.DataFrame, metrics: Sequence[str]) -> str:
         shown.append((RATIOS.get(name) or LABELS.get(name, name), [_cell(name, value) for value in frame[name]]))
         if noisy and error in frame:
             shown.append(("±", [_cell(name, value) for value in frame[error]]))
+    # the verdict alone, for the checks that failed are too long here
+    shown += [(head, [cell.partition(":")[0] for cell in cells]) for head, cells in _audit(frame)]
     width = sum(max(len(str(cell)) for cell in (head, *cells)) + 1 for head, cells in shown)
     head, titles = shown[place]
     longest = max(map(len, titles))
@@ -159,6 +153,13 @@ def _text(shown: Sequence[Column]) -> str:
 
 def _plain(frame: pd.DataFrame, name: str) -> Column:
     return name, list(frame[name])
+
+
+def _audit(frame: pd.DataFrame) -> list[Column]:
+    """A column of what audits found, where there was one."""
+    if "audit" not in frame or not frame["audit"].notna().any():
+        return []
+    return [("audit", ["–" if pd.isna(text) else str(text) for text in frame["audit"]])]
 
 
 def _cut(text: str, length: int) -> str:

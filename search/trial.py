@@ -24,7 +24,7 @@ from ..spaces.known import ladder
 from ..spaces.layers import LayerInfo, inspect_layers
 from ..spaces.plan import TrialPlan
 from ..spaces.space import SearchSpace
-from ..studies.conditions import parse_condition
+from ..studies.conditions import measured_by, parse_condition
 from ..studies.errors import ForgefrontError, InputError, RunError
 from ..studies.load import load_study
 from ..studies.registry import bind, resolve
@@ -152,7 +152,7 @@ class TrialContext:
             target.check_activation_bits((8,) if space.techniques else space.activation_bits or ())
         conditions = [parse_condition(text) for text in self.study.constraints]
         for condition in conditions:
-            if condition.metric not in objectives:
+            if measured_by(condition.metric, objectives) is None:
                 known = ", ".join(objectives)
                 raise InputError(
                     f"`constraints` must be on what the study measures ({known}); found {condition.metric!r}."

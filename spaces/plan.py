@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 __all__ = ["Clustering", "LayerPlan", "Pruning", "Quantization", "Recipe", "Stages", "TrialPlan", "pattern_of"]
 
-VERSION = 2
-READABLE = (1, 2)
+VERSION = 3
+READABLE = (1, 2, 3)
 FLOAT_BITS = 32
 
 _STRUCTURES = "weight, filter or n:m with 0 < n < m ≤ 32"
@@ -182,7 +182,8 @@ class Recipe:
 
     Args:
         regime: ``"standard"``, ``"naturalistic"`` or ``"adversarial"``.
-        augmentation_strength: 0 is off, 1 as Cygert & Czyżewski publish it.
+        augmentation: Name of what augments (plans before version 3 know ``"naturalistic"`` alone).
+        augmentation_strength: 0 is off, 1 as published.
         class_weighting: Name of a weighting (``"none"`` to leave classes alone).
         class_weight_scale: λ; weights are raised to this power, so 0 is off and 1 as published.
         method: The adversarial training method, None outside the adversarial regime.
@@ -197,10 +198,12 @@ class Recipe:
     method: str | None = None
     epsilon: float | None = None
     budget: float = 1.0
+    augmentation: str = "naturalistic"
 
     def __post_init__(self) -> None:
         regimes = ("standard", "naturalistic", "adversarial")
         _check(self.regime in regimes, "regime", " or ".join(regimes), self.regime)
+        _check(bool(self.augmentation.strip()), "augmentation", "a name", self.augmentation)
         _check(self.augmentation_strength >= 0.0, "augmentation_strength", "at least 0", self.augmentation_strength)
         _check(self.class_weight_scale >= 0.0, "class_weight_scale", "at least 0", self.class_weight_scale)
         if self.epsilon is not None:

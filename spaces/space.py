@@ -35,9 +35,10 @@ class SearchSpace:
 
     Parameters are named ``sparsity/<group>``, ``clusters/<group>``, ``weight_bits/<group>``,
     ``activation_bits/<group>``, ``quantization/<group>``, ``scales/<group>``, ``structure`` and ``mask`` (or, chosen by
-    group, ``structure/<group>`` and ``mask/<group>``), ``mask_target``, ``mask_strength``, ``augmentation_strength``,
-    ``class_weighting`` and ``class_weight_scale``; a space of techniques has ``technique`` alone. Ordinal parameters
-    are indices into lists ordered from weak to strong compression. What can take one value only has no parameter.
+    group, ``structure/<group>`` and ``mask/<group>``), ``mask_target``, ``mask_strength``, ``augmentation``,
+    ``augmentation_strength``, ``class_weighting`` and ``class_weight_scale``; a space of techniques has ``technique``
+    alone. Ordinal parameters are indices into lists ordered from weak to strong compression. What can take one value
+    only has no parameter.
 
     Args:
         space: The study's ``[space]``.
@@ -142,6 +143,8 @@ class SearchSpace:
                 driven.setdefault(name, []).append(layer)
         names = [f"{kind}/{group}" for kind in _PER_GROUP for group in dict.fromkeys([*groups, NETWORK])]
         found |= {name: self._group_variable(name, driven[name]) for name in names if name in driven}
+        if space.augmentation:
+            found["augmentation"] = unordered(space.augmentation, at=training.augmentation)
         if space.augmentation_strength:
             low, high = space.augmentation_strength.low, space.augmentation_strength.high
             found["augmentation_strength"] = Continuous(low, high, training.augmentation_strength)
@@ -239,6 +242,7 @@ class SearchSpace:
             class_weight_scale=snapped(scale) if weighting != "none" else 0.0,
             method=training.method,
             epsilon=training.epsilon,
+            augmentation=values.get("augmentation", training.augmentation),
         )
 
 

@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 from .errors import InputError, StudyFileError
 from .faults import Fault, key_text, nearest
 from .messages import faults_of, keys_of
-from .registry import resolve, validate_options
+from .registry import names, resolve, validate_options
 from .schema import (
     DataSection,
     ModelSection,
@@ -26,6 +26,7 @@ from .schema import (
     cross_faults,
     with_trials,
 )
+from .schema_training import ATTACK_OPTIONS, DEFAULT_METHOD
 
 __all__ = ["check_parts", "check_schema"]
 
@@ -113,10 +114,11 @@ def _references(raw: dict[str, Any]) -> Iterator[_Reference]:
     yield from _with_options("data", ("task", "data"), task.get("data"), DataSection)
     yield from _with_options("model", ("task", "model"), task.get("model"), ModelSection)
     yield from _plain("attack", ("training", "method"), training.get("method"))
-    yield from _plain("class_weighting", ("training", "class_weighting"), training.get("class_weighting"))
-    weightings = space.get("class_weighting")
-    for index, name in enumerate(weightings if isinstance(weightings, list) else ()):
-        yield from _plain("class_weighting", ("space", "class_weighting", index), name)
+    for kind in ("augmentation", "class_weighting"):
+        yield from _plain(kind, ("training", kind), training.get(kind))
+        choices = space.get(kind)
+        for index, name in enumerate(choices if isinstance(choices, list) else ()):
+            yield from _plain(kind, ("space", kind, index), name)
     for kind, key, section in (
         ("target", "target", TargetSection),
         ("objective", "objectives", ObjectiveSection),
@@ -170,16 +172,26 @@ def _target_faults(reference: _Reference, options: dict[str, Any], targets: list
 
 
 def _attack_faults(raw: dict[str, Any]) -> list[Fault]:
-    """`training.attack_steps` given to a training attack that takes one step."""
+    """Options of a training attack, such as `training.attack_steps`, given to one that does not have them."""
     training = _table(raw, "training")
-    method, steps = training.get("method"), training.get("attack_steps")
-    if not isinstance(method, str) or steps is None:
+    method = training.get("method", DEFAULT_METHOD if training.get("regime") == "adversarial" else None)
+    given = [key for key in ATTACK_OPTIONS if training.get(key) is not None]
+    if not isinstance(method, str) or not given:
         return []
     try:
         parameters = inspect.signature(resolve("attack", method)).parameters
     except InputError:
         return []
-    if "steps" in parameters:
-        return []
-    allowed = f'left out with method "{method}", which takes one step'
-    return [Fault(("training", "attack_steps"), allowed, steps, 'method = "pgd-at"')]
+    faults = []
+    for key in given:
+        option = ATTACK_OPTIONS[key]
+        if option not in parameters:
+            allowed = f'left out with method "{method}", which has no such option'
+            having = next((name for name in names("attack") if _has_option(name, option)), None)
+            suggestion = f'method = "{having}"' if having else None
+            faults.append(Fault(("training", key), allowed, training[key], suggestion))
+    return faults
+
+
+def _has_option(attack: str, option: str) -> bool:
+    return option in inspect.signature(resolve("attack", attack)).parameters

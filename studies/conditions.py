@@ -1,16 +1,17 @@
-"""Conditions on metrics: ``accuracy >= 0.85``, ``accuracy >= control - 0.02``, ``macs <= control * 0.5``."""
+"""Conditions on metrics and on their details: ``accuracy >= control - 0.02``, ``pgd_accuracy_masking_gap <= 0.02``."""
 
 from __future__ import annotations
 
 import math
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from .errors import InputError
 
-__all__ = ["Condition", "parse_condition"]
+__all__ = ["Condition", "measured_by", "parse_condition"]
 
 GRAMMAR = "METRIC OP NUMBER or METRIC OP control [+|-|* NUMBER], where OP is <=, >=, < or >"
 EXAMPLE = "accuracy >= control - 0.02"
@@ -24,10 +25,10 @@ _CONDITION = re.compile(
 
 @dataclass(frozen=True)
 class Condition:
-    """A bound on one metric.
+    """A bound on one number.
 
     Args:
-        metric: Name of an objective or metric.
+        metric: Name of an objective or metric, or ``<metric>_<detail>``.
         operator: ``<=``, ``>=``, ``<`` or ``>``.
         number: The bound; or what is added to, or multiplied with, the control's value.
         relative_to_control: ``"+"`` or ``"*"`` when the bound derives from the control's value, None otherwise.
@@ -97,6 +98,12 @@ def parse_condition(text: str) -> Condition:
     if match["sign"] == "*":
         return Condition(metric, operator, number, "*")  # type: ignore[arg-type]
     return Condition(metric, operator, -number if match["sign"] == "-" else number, "+")  # type: ignore[arg-type]
+
+
+def measured_by(name: str, metrics: Iterable[str]) -> str | None:
+    """Which of `metrics` states the number called `name`: the one of that name, or else the longest that begins it."""
+    owners = [metric for metric in metrics if name == metric or name.startswith(f"{metric}_")]
+    return max(owners, key=len, default=None)
 
 
 def _repaired(text: str) -> str | None:

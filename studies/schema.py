@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from .conditions import parse_condition
+from .conditions import measured_by, parse_condition
 from .faults import Fault, contradiction, nearest
 from .schema_base import NamedPart, PartSection, Section, one_or_many
 from .schema_search import ConditionText, ObjectiveSection, SearchSection, StorageSection, StudySection, TargetSection
@@ -44,7 +44,7 @@ class Study(Section):
     Args:
         objectives: What the search optimises.
         metrics: What is measured and recorded beside it.
-        constraints: Conditions that a trial must meet to be on the front.
+        constraints: Conditions that a trial must meet to be on the front, on these or on numbers of their details.
     """
 
     study: StudySection
@@ -123,12 +123,19 @@ def _unmeasured(constraints: Any, measured: list[str]) -> list[Fault]:
         return []
     for index, text in enumerate(constraints):
         metric = parse_condition(text).metric
-        if metric not in measured:
-            match = nearest(metric, measured)
+        if measured_by(metric, measured) is None:
+            match = nearest(metric, [*measured, *_with_detail(metric, measured)])
             suggestion = f'"{text.replace(metric, match, 1)}"' if match else None
-            allowed = f"on an objective or metric of this study ({', '.join(measured)})"
+            allowed = f"on an objective or metric of this study ({', '.join(measured)}) or <metric>_<detail>"
             faults.append(Fault(("constraints", index), allowed, text, suggestion))
     return faults
+
+
+def _with_detail(name: str, measured: list[str]) -> list[str]:
+    """What `name` would be with each metric that has fewer words in place of its first ones."""
+    words = name.split("_")
+    counts = {metric: metric.count("_") + 1 for metric in measured}
+    return ["_".join([metric, *words[count:]]) for metric, count in counts.items() if count < len(words)]
 
 
 def _space_faults(space: SpaceSection, training: TrainingSection | None, search: SearchSection | None) -> list[Fault]:

@@ -105,6 +105,7 @@ class SpaceSection(Section):
             chooses one for each group.
         scales: ``range`` takes them from the values, ``learned`` trains them (where the quantization is ``aware``; else
             they come from the values); of a list, the search chooses one for each group.
+        augmentation: Names of augmentations, of which the search chooses one for the network.
         class_weight_scale: λ, the power that class weights are raised to.
     """
 
@@ -127,6 +128,7 @@ class SpaceSection(Section):
     activation_bits: Annotated[list[Annotated[int, _bits(2)]], Distinct] | None = None
     quantization: Annotated[Mode | Annotated[list[Annotated[Mode, AnyMode]], Distinct], AnyMode] = "aware"
     scales: Annotated[Scales | Annotated[list[Annotated[Scales, AnyScales]], Distinct], AnyScales] = "range"
+    augmentation: Annotated[list[PartName], Distinct] | None = None
     augmentation_strength: RangeSection | None = None
     class_weighting: Annotated[list[PartName], Distinct] | None = None
     class_weight_scale: RangeSection | None = None
@@ -202,6 +204,7 @@ _VARIABLES = (
     "clusters",
     "weight_bits",
     "activation_bits",
+    "augmentation",
     "augmentation_strength",
     "class_weighting",
     "class_weight_scale",

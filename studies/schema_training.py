@@ -11,10 +11,19 @@ from .epsilon import Epsilon
 from .faults import Fault, broken, contradiction
 from .schema_base import PartName, PositiveInt, Section
 
-__all__ = ["DEFAULT_EPSILON", "DEFAULT_METHOD", "MaskSection", "OptimizerSection", "TrainingSection"]
+__all__ = [
+    "ATTACK_OPTIONS",
+    "DEFAULT_EPSILON",
+    "DEFAULT_METHOD",
+    "MaskSection",
+    "OptimizerSection",
+    "TrainingSection",
+]
 
 DEFAULT_METHOD = "n-fgsm"
 DEFAULT_EPSILON = 8 / 255
+ATTACK_OPTIONS = {"attack_steps": "steps", "attack_step_size": "step_size", "trades_beta": "beta"}
+"""Keys of `[training]` that a training attack may take, and the options that they are to it."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 ShareBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -61,15 +70,22 @@ class TrainingSection(Section):
         method: Adversarial training method; None outside the adversarial regime.
         epsilon: L∞ radius of the training attack; None outside the adversarial regime.
         attack_steps: Steps of a training attack that takes several; None for its own default.
+        attack_step_size: Length of one step of the training attack in units of ε; None for its own default.
+        trades_beta: β of TRADES, how much robustness weighs against accuracy; None for its own default, 6.
         epochs: Budget in passes over the training images; this or `steps`.
         steps: Budget in optimizer steps; this or `epochs`.
         threads: CPU threads of one trial, None for as many as fit beside the other workers.
-        augmentation_strength: Of the control and of every trial that does not search it; 1 in the naturalistic regime,
-            else 0.
+        augmentation: Name of what augments, of the control and of every trial that does not search it.
+        augmentation_strength: Likewise; 1 in the naturalistic regime and wherever `augmentation` or `consistency` is
+            given, else 0.
+        consistency: Weight of the Jensen-Shannon divergence between the predictions for an image and for two augmented
+            versions of it (AugMix: 12); 0 trains on augmented images instead.
         class_weight_scale: λ, the power that class weights are raised to.
         compression_start: Share of the training after which sparsity begins to rise.
         compression_end: Share of the training after which every compression is at its final strength.
         gradient_clip: Largest norm of the gradient, None for any.
+        weight_averaging: Largest share that one step keeps of the moving average of the weights, which ships in their
+            place; 0 ships the last weights.
         overfitting_guard: Restore and slow down when single-step adversarial training overfits catastrophically.
     """
 
@@ -77,6 +93,8 @@ class TrainingSection(Section):
     method: PartName | None = None
     epsilon: Epsilon | None = None
     attack_steps: PositiveInt | None = None
+    attack_step_size: Positive | None = None
+    trades_beta: NonNegative | None = None
     epochs: PositiveInt | None = None
     steps: PositiveInt | None = None
     batch_size: PositiveInt = 128
@@ -87,12 +105,15 @@ class TrainingSection(Section):
     crop_padding: Annotated[int, Field(ge=0)] = 0
     horizontal_flip: bool = False
     label_smoothing: ShareBelowOne = 0.0
+    augmentation: PartName = "naturalistic"
     augmentation_strength: NonNegative = 0.0
+    consistency: NonNegative = 0.0
     class_weighting: PartName = "none"
     class_weight_scale: NonNegative = 1.0
     compression_start: Share = 0.0
     compression_end: Share = 0.6
     gradient_clip: Positive | None = None
+    weight_averaging: ShareBelowOne = 0.0
     overfitting_guard: bool = True
 
     @model_validator(mode="before")
@@ -103,7 +124,7 @@ class TrainingSection(Section):
         table = {key: item for key, item in value.items() if item is not None}
         if table.get("regime") == "adversarial":
             table = {"method": DEFAULT_METHOD, "epsilon": DEFAULT_EPSILON, **table}
-        if table.get("regime") == "naturalistic":
+        if table.get("regime") == "naturalistic" or "augmentation" in table or table.get("consistency"):
             table = {"augmentation_strength": 1.0, **table}
         return table
 
@@ -111,11 +132,14 @@ class TrainingSection(Section):
     def _no_contradiction(self) -> TrainingSection:
         faults = []
         if self.regime != "adversarial":
-            for key in ("method", "epsilon", "attack_steps"):
+            for key in ("method", "epsilon", *ATTACK_OPTIONS):
                 found = getattr(self, key)
                 if found is not None:
                     allowed = f'left out unless training.regime is "adversarial" (it is "{self.regime}")'
                     faults.append(Fault((key,), allowed, found, 'regime = "adversarial"'))
+        elif self.consistency:
+            allowed = 'left out when training.regime is "adversarial", whose images are attacked'
+            faults.append(Fault(("consistency",), allowed, self.consistency))
         if self.epochs is None and self.steps is None:
             faults.append(Fault(("epochs",), "given (or `training.steps`: the budget of one trial)"))
         if self.epochs is not None and self.steps is not None:

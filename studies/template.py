@@ -60,9 +60,11 @@ name = "digits-cnn"              # digits-cnn | resnet20 | resnet32 | resnet56 |
 
 [training]                       # what every trial is given, the dense control (trial 0) included
 regime = "naturalistic"          # standard | naturalistic (augmentation) | adversarial (adversarial training)
-# method = "n-fgsm"              # adversarial regime only: n-fgsm | fgsm-rs | pgd-at
+# method = "n-fgsm"              # adversarial regime only: n-fgsm | fgsm-rs | pgd-at | trades | fgsm (to compare with)
 # epsilon = "8/255"              # adversarial regime only: L∞ radius, a fraction in quotes or a number
-# attack_steps = 10              # adversarial regime with pgd-at only
+# attack_steps = 10              # adversarial regime with pgd-at and trades only
+# attack_step_size = 1.0         # adversarial regime only: in units of epsilon; left out: the method's own
+# trades_beta = 6.0              # adversarial regime with trades only: how much robustness weighs against accuracy
 epochs = 6                       # the budget of one trial, in passes over the training images …
 # steps = 200                    # … or, instead, in steps of the optimizer
 batch_size = 128
@@ -71,12 +73,16 @@ device = "auto"                  # auto | cpu | cuda | cuda:N
 # crop_padding = 0               # random crops after padding by so many pixels
 # horizontal_flip = false
 # label_smoothing = 0.0
-# augmentation_strength = 1.0    # of the control; 0 off, 1 as published; default 1 if naturalistic, else 0
+# augmentation = "naturalistic"  # naturalistic (colour, blur, noise) | augmix
+# augmentation_strength = 1.0    # of the control; 0 off, 1 as published; default 1 if naturalistic or if `augmentation`
+#                                # or `consistency` is given, else 0
+# consistency = 0.0              # weight of how far predictions for two augmented views lie apart (AugMix: 12)
 # class_weighting = "none"       # none | inverse | inverse-capped | effective-number | repeat-factor
 # class_weight_scale = 1.0       # λ: class weights are raised to this power
 # compression_start = 0.0        # share of the training after which sparsity begins to rise
 # compression_end = 0.6          # share of the training after which all compression is at full strength
 # gradient_clip = 1.0            # largest gradient norm; left out: not clipped
+# weight_averaging = 0.0         # decay of a moving average of the weights, which ships; 0: the last weights ship
 # masks = { learning_rate = 0.01, curvature = true, weight_decay = 0.0005 }  # how learned masks are trained
 # overfitting_guard = true       # against catastrophic overfitting of single-step adversarial training
 
@@ -100,6 +106,7 @@ weight_bits = [8, 6, 4]          # 1–8, or 32 for float
 activation_bits = [8]            # 2–8, or 32 for float
 # quantization = "aware"         # aware: simulated in training | post: after it; of a list the search chooses
 # scales = "range"               # range: from the values | learned: trained (LSQ); of a list the search chooses
+# augmentation = ["naturalistic", "augmix"]
 augmentation_strength = { low = 0.0, high = 1.0 }
 # class_weighting = ["none", "inverse", "repeat-factor"]
 # class_weight_scale = { low = 0.0, high = 1.0 }   # needs a class weighting
@@ -123,7 +130,8 @@ structure = ["filter", "weight"] # what is removed: weight, filter, or n:m such 
 name = "onnxruntime-cpu"         # onnxruntime-cpu | torch-cuda
 
 [[objectives]]                   # what the search trades off, one table each
-# accuracy | worst_class_accuracy | mce | pgd_accuracy | compression_ratio | macs | latency
+# accuracy | worst_class_accuracy | mce | relative_mce | mean_corruption_error | worst_class_corrupted_accuracy |
+# pgd_accuracy | compression_ratio | macs | latency
 name = "accuracy"
 # direction = "maximize"         # left out: the metric's own
 

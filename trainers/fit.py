@@ -15,13 +15,18 @@ from torch import nn
 from ..spaces.plan import Recipe
 from ..studies.errors import DivergedError, InputError
 from ..studies.registry import resolve
+from ..studies.schema_training import ATTACK_OPTIONS
 from ..studies.seeds import Seed
 from .attacks.base import TrainingAttack
+from .attacks.multi_step import TRADES
 from .batch_norm import reestimate_statistics
+from .divergences import kullback_leibler
 from .mask_training import MaskTraining, without_scores
 from .optimizers import WARM_UP, learning_rate_factor, make_optimizer, parameter_groups
 from .overfitting_guard import OverfittingGuard
 from .tasks.base import Batch, Task
+from .training_loss import training_loss
+from .weight_averaging import WeightAverage, observe_ranges_again
 
 if TYPE_CHECKING:
     from ..compression.attach import Attached
@@ -123,21 +128,24 @@ def make_attack(recipe: Recipe, training: TrainingSection, fraction: float = 1.0
 
     Args:
         recipe: States method and ε.
-        training: States the attack's steps.
+        training: States the attack's options.
         fraction: Share of the training that is done, in [0, 1].
 
     Raises:
-        InputError: `training.attack_steps` is given for an attack without steps.
+        InputError: An option is given that the attack does not have.
     """
     if recipe.regime != "adversarial" or recipe.method is None or recipe.epsilon is None:
         return None
     part = resolve("attack", recipe.method)
     options: dict[str, Any] = {"epsilon": recipe.epsilon * min(1.0, fraction / WARM_UP)}
-    if training.attack_steps is not None:
-        if "steps" not in inspect.signature(part).parameters:
+    for key, option in ATTACK_OPTIONS.items():
+        given = getattr(training, key)
+        if given is None:
+            continue
+        if option not in inspect.signature(part).parameters:
             rule = f'must be left out with the method "{recipe.method}", which has no such option'
-            raise InputError(f'`training.attack_steps` {rule}; found {training.attack_steps}. Did you mean "pgd-at"?')
-        options["steps"] = training.attack_steps
+            raise InputError(f"`training.{key}` {rule}; found {given}.")
+        options[option] = given
     return part(**options)
 
 
@@ -161,7 +169,14 @@ class _Run:
         self.optimizer = make_optimizer(
             section.name, groups, learning_rate=section.learning_rate, momentum=section.momentum
         )
+        self.average = WeightAverage(training.weight_averaging) if training.weight_averaging > 0.0 else None
+        stages = attached.stages
+        # from here on masks stay, and codebooks and quantizers are at work
+        self.settled = max(stages.prune_end, stages.cluster, stages.quantize)
         attack = make_attack(recipe, training)
+        # what views weigh: augmented ones, or those of an attack that drives predictions apart
+        self.adversarial = isinstance(attack, TRADES)
+        self.weight = attack.beta if isinstance(attack, TRADES) else training.consistency
         self.generator = seed.child("attack").torch(task.device)
         self.guard: OverfittingGuard | None = None
         if attack is not None and training.overfitting_guard:
@@ -199,25 +214,40 @@ class _Run:
         )
 
     def settle(self) -> None:
-        """Bring the compression to its final strength and batch norm to the final weights."""
+        """Bring weights and compression to their final state, and batch norm and output ranges with them."""
         self.attached.set_progress(1.0)
+        averaged = self.average is not None and self.average.apply()
         self.attached.after_step()
-        batches = self._batches(self.epochs, STATISTICS_BATCHES)
-        reestimate_statistics(self.attached.model, (self._as_trained_on(batch, 1.0).images for batch in batches))
+        reestimate_statistics(self.attached.model, self._inputs())
+        if averaged:
+            observe_ranges_again(self.attached.model, self._inputs())
+
+    def _inputs(self) -> Iterator[torch.Tensor]:
+        for batch in self._batches(self.epochs, STATISTICS_BATCHES):
+            yield self._as_trained_on(batch, 1.0).inputs
 
     def _batches(self, epoch: int, steps: int) -> Iterator[Batch]:
         seed = self.seed.child("batches").child(epoch)
         return self.task.train_batches(self.recipe, batch_size=self.training.batch_size, steps=steps, seed=seed)
 
     def _as_trained_on(self, batch: Batch, fraction: float) -> Batch:
-        """The batch itself, or its adversarial images in the adversarial regime."""
+        """The batch itself; in the adversarial regime its adversarial images, or itself with these as views."""
         attack = make_attack(self.recipe, self.training, fraction)
         if attack is None:
             return batch
         # so that batch norm and output ranges follow the images trained on, not the attack's way to them
-        model = self.attached.model.eval()
-        images = attack(model, batch.images, batch.targets, self.task.attack_loss, self.generator)
-        return Batch(images, batch.targets, batch.indices)
+        model, task = self.attached.model.eval(), self.task
+        if not self.adversarial:
+            images = attack(model, batch.images, batch.targets, task.attack_loss, self.generator)
+            return Batch(images, batch.targets, batch.indices)
+
+        def divergence(outputs: Any, reference: torch.Tensor) -> torch.Tensor:
+            return kullback_leibler(reference, task.log_probabilities(outputs))
+
+        with torch.no_grad():
+            reference = task.log_probabilities(model(batch.images))
+        views = attack(model, batch.images, reference, divergence, self.generator)
+        return Batch(batch.images, batch.targets, batch.indices, views)
 
     def _step(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """One optimizer step; the loss and how many images were right, both on the device."""
@@ -230,8 +260,9 @@ class _Run:
             group["lr"] = self.training.optimizer.learning_rate * factor * self.slowdown
         batch = self._as_trained_on(batch, fraction)
         model.train()
-        outputs = model(batch.images)
-        loss = self.task.loss(outputs, batch, self.recipe)
+        loss, outputs = training_loss(
+            self.task, model(batch.inputs), batch, self.recipe, weight=self.weight, adversarial=self.adversarial
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.masks is not None:
@@ -240,6 +271,8 @@ class _Run:
             nn.utils.clip_grad_norm_(model.parameters(), self.training.gradient_clip)
         optimizer.step()
         self.attached.after_step()
+        if self.average is not None and self.done / self.steps >= self.settled:
+            self.average.update(model)
         self.done += 1
         with torch.no_grad():
             return loss.detach(), self.task.correct(outputs, batch.targets).sum()
@@ -252,6 +285,8 @@ class _Run:
             self.deviations.append(f"step {self.done} of {self.steps}: {deviation}, learning rate halved")
             self.optimizer.state.clear()
             self.attached.after_step()
+            if self.average is not None:
+                self.average.restart()
             self.slowdown *= 0.5
 
 

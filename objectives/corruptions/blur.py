@@ -1,4 +1,4 @@
-"""The blur family of CIFAR-10-C: defocus, glass, motion and zoom blur (Hendrycks & Dietterich 2019, appendix B)."""
+"""The blur family: defocus, glass, motion, zoom and gaussian blur (Hendrycks & Dietterich 2019, appendix B)."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .linear import apply, gaussian_blur, zoom_matrix
+from .filters import gaussian_blur as gaussian_filter
+from .filters import symmetric_filter
 from .randomness import Draws
-from .severities import WHOLE, constant, to_bytes
+from .resampling import clipped_zoom
+from .severities import WHOLE, constant, is_small, to_bytes
+from .shifts import shifted_sum
 
-__all__ = ["defocus_blur", "glass_blur", "motion_blur", "smear", "zoom_blur"]
+__all__ = ["defocus_blur", "gaussian_blur", "glass_blur", "motion_blur", "smear", "zoom_blur"]
 
 # a tap below this share moves no grey level
 NEGLIGIBLE_TAP = 1e-6
+NEGLIGIBLE_WEIGHT = 1e-8
+# pointers are followed for 2**6 steps; a chain goes on with a chance of at most 0.43, so one in 1e24 is longer
+DOUBLINGS = 6
 
 
 @lru_cache(maxsize=16)
-def _disk(radius: float, alias_blur: float) -> Tensor:
-    """(k, k) float32, sum 1: a disk softened by a 3x3 (5x5 beyond radius 8) gaussian, cut to its non-zero part."""
+def _disk(radius: float, alias_blur: float) -> np.ndarray:
+    """(k, k) float64, sum 1: a disk softened by a 3x3 (5x5 beyond radius 8) gaussian, cut to its non-zero part."""
     reach, half = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
     axis = np.arange(-reach, reach + 1)
     disk = (axis[:, None] ** 2 + axis[None, :] ** 2 <= radius**2).astype(float)
@@ -35,7 +40,7 @@ def _disk(radius: float, alias_blur: float) -> Tensor:
     used = np.flatnonzero(soft.sum(axis=0) > 1e-9)
     margin = min(used[0], size - 1 - used[-1])
     cut = soft[margin : size - margin, margin : size - margin]
-    return torch.from_numpy(np.ascontiguousarray(cut, dtype=np.float32))
+    return np.where(cut > NEGLIGIBLE_WEIGHT, cut, 0.0)
 
 
 def defocus_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
@@ -51,11 +56,13 @@ def defocus_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
     """
     small = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))
     large = ((3.0, 0.1), (4.0, 0.5), (6.0, 0.5), (8.0, 0.5), (10.0, 0.5))
-    kernel = _disk(*constant(images, severity, small, large)).to(images)
-    reach = kernel.shape[0] // 2
-    height, width = images.shape[-2:]
-    planes = F.pad(images, (reach,) * 4, mode="reflect").reshape(-1, 1, height + 2 * reach, width + 2 * reach)
-    return to_bytes(F.conv2d(planes, kernel[None, None]).reshape(images.shape))
+    return to_bytes(symmetric_filter(images, _disk(*constant(images, severity, small, large))))
+
+
+def gaussian_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
+    """Blur with a gaussian (published for tuning); shapes as in `defocus_blur`, `draws` is not used."""
+    sigma = constant(images, severity, (0.4, 0.6, 0.7, 0.8, 1.0), (1.0, 2.0, 3.0, 4.0, 6.0))
+    return to_bytes(gaussian_filter(images, sigma))
 
 
 def glass_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
@@ -68,11 +75,11 @@ def glass_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
     small = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))
     large = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))
     sigma, reach, iterations = constant(images, severity, small, large)
-    pixels = to_bytes(gaussian_blur(images, sigma)).flatten(2)
+    pixels = to_bytes(gaussian_filter(images, sigma)).flatten(2)
     for _ in range(iterations):
         sources = glass_sources(images.shape[-2], images.shape[-1], reach, draws)
         pixels = pixels.gather(2, sources[:, None].expand_as(pixels))
-    return to_bytes(gaussian_blur(pixels.reshape(images.shape), sigma))
+    return to_bytes(gaussian_filter(pixels.view(images.shape), sigma))
 
 
 def glass_sources(height: int, width: int, reach: int, draws: Draws) -> Tensor:
@@ -80,19 +87,22 @@ def glass_sources(height: int, width: int, reach: int, draws: Draws) -> Tensor:
     rows = torch.arange(height, device=draws.device)[:, None]
     columns = torch.arange(width, device=draws.device)[None, :]
     moved = (rows > reach) & (rows <= height - reach) & (columns > reach) & (columns <= width - reach)
-    offsets = draws.integers(-reach, reach, 2, height, width) * moved
+    offsets = draws.integers(-reach, reach, 2, height, width)
+    shift = (offsets[:, 0] * width + offsets[:, 1]).mul_(moved)
     here = rows * width + columns
-    sources = (here + offsets[:, 0] * width + offsets[:, 1]).flatten(1)
+    sources = shift.add_(here).flatten(1)
     if reach == 1:
         return sources
     here, moved = here.flatten(), moved.flatten()
-    # a source later in raster order was written before this pixel read it: look through it
+    # a source later in raster order was written before this pixel read it: look through it. What needs no look points
+    # into a second half, where every place points at itself, so that all pointers can be followed together.
+    size = height * width
     settled = (sources <= here) | ~moved[sources]
-    while not bool(settled.all()):
-        through = sources.gather(1, sources)
-        settled_through = settled.gather(1, sources)
-        sources, settled = torch.where(settled, sources, through), settled | settled_through
-    return sources
+    sources = sources.add_(settled, alpha=size)
+    itself = torch.arange(size, 2 * size, device=draws.device).expand_as(sources)
+    for _ in range(DOUBLINGS):
+        sources = torch.cat([sources, itself], dim=1).gather(1, sources)
+    return sources.sub_(size)
 
 
 def smear(planes: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:
@@ -107,23 +117,14 @@ def smear(planes: Tensor, radius: float, sigma: float, angle: Tensor) -> Tensor:
     Returns:
         (N, C, H, W) float32.
     """
-    height, width = planes.shape[-2:]
     taps = np.exp(-(np.arange(2 * math.ceil(radius) + 1) ** 2) / (2 * sigma**2))
     taps /= taps.sum()
+    taps = taps[taps >= NEGLIGIBLE_TAP]
     radians = torch.deg2rad(angle)
-    across, down = radians.cos()[:, None], radians.sin()[:, None]
-    rows = torch.arange(height, device=planes.device)
-    columns = torch.arange(width, device=planes.device)
-    flat = planes.flatten(2)
-    blurred = flat * float(taps[0])
-    for step in range(1, len(taps)):
-        if taps[step] < NEGLIGIBLE_TAP:
-            break
-        row = (rows + torch.ceil(step * down - 0.5).long()).clamp_(0, height - 1)
-        column = (columns + torch.ceil(step * across - 0.5).long()).clamp_(0, width - 1)
-        source = (row[:, :, None] * width + column[:, None, :]).flatten(1)
-        blurred.add_(flat.gather(2, source[:, None].expand_as(flat)), alpha=float(taps[step]))
-    return blurred.reshape(planes.shape)
+    steps = torch.arange(len(taps), device=planes.device)
+    across = torch.ceil(steps * radians.cos()[:, None] - 0.5).long()
+    down = torch.ceil(steps * radians.sin()[:, None] - 0.5).long()
+    return shifted_sum(planes, down, across, taps.tolist(), reach=len(taps) - 1)
 
 
 def motion_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
@@ -132,8 +133,9 @@ def motion_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
     large = ((10.0, 3.0), (15.0, 5.0), (15.0, 8.0), (15.0, 12.0), (20.0, 15.0))
     radius, sigma = constant(images, severity, small, large)
     angle = draws.uniform(low=-45.0, high=45.0)
-    # ImageMagick rounds to eight bits where NumPy truncates
-    return to_bytes(smear(images, radius, sigma, angle) + (0.5 - WHOLE) / 255.0)
+    # CIFAR-10-C's ImageMagick rounds to eight bits, NumPy and so imagecorruptions truncate
+    rounding = (0.5 - WHOLE) / 255.0 if is_small(images) else 0.0
+    return to_bytes(smear(images, radius, sigma, angle).add_(rounding))
 
 
 def zoom_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
@@ -142,8 +144,7 @@ def zoom_blur(images: Tensor, severity: int, draws: Draws) -> Tensor:
     large = ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03))
     end, step = constant(images, severity, small, large)
     factors = [float(factor) for factor in np.arange(1, end, step)]
-    height, width = images.shape[-2:]
     total = images.clone()
     for factor in factors:
-        total += apply(images, zoom_matrix(height, factor), zoom_matrix(width, factor))
-    return to_bytes(total / (len(factors) + 1))
+        total += clipped_zoom(images, factor)
+    return to_bytes(total.div_(len(factors) + 1))

@@ -1,19 +1,22 @@
-"""The digital family of CIFAR-10-C: contrast, elastic transform, pixelate and JPEG (Hendrycks & Dietterich 2019)."""
+"""The digital family: contrast, elastic transform, pixelate, JPEG and saturate (Hendrycks & Dietterich 2019)."""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .filters import gaussian_blur
 from .jpeg import jpeg
-from .linear import box_matrix, gaussian_blur
 from .randomness import Draws
-from .severities import constant, to_bytes
+from .resampling import pixelated
+from .severities import checked, constant, is_small, to_bytes
 
-__all__ = ["contrast", "elastic_transform", "jpeg_compression", "pixelate"]
+__all__ = ["contrast", "elastic_transform", "jpeg_compression", "pixelate", "saturate"]
 
 
 def contrast(images: Tensor, severity: int, draws: Draws) -> Tensor:
@@ -32,42 +35,79 @@ def contrast(images: Tensor, severity: int, draws: Draws) -> Tensor:
     return to_bytes((images - mean) * kept + mean)
 
 
+def saturate(images: Tensor, severity: int, draws: Draws) -> Tensor:
+    """Scale and shift HSV's saturation (published for tuning); shapes as in `contrast`, `draws` is not used.
+
+    At constant hue and value V a channel's distance from V is in proportion to the saturation, so no colour conversion
+    is needed. Greys count as red, hue 0, which the published code reddens where it adds saturation.
+    """
+    small = ((0.3, 0.0), (0.1, 0.0), (1.5, 0.0), (2.0, 0.1), (2.5, 0.2))
+    large = ((0.3, 0.0), (0.1, 0.0), (2.0, 0.0), (5.0, 0.1), (20.0, 0.2))
+    factor, added = constant(images, severity, small, large)
+    value = images.amax(dim=1, keepdim=True)
+    spread = value - images.amin(dim=1, keepdim=True)
+    saturation = (spread / value.clamp(min=1e-6)).mul_(factor).add_(added).clamp_(0.0, 1.0)
+    # the share of V that a channel lacks is its distance from V, rescaled; a grey lacks it in green and blue
+    rescale = saturation * value / spread.clamp(min=1e-6)
+    coloured = torch.addcmul(value, images - value, rescale)
+    if added:
+        red_only = images.new_zeros(1, 3, 1, 1)
+        red_only[:, 1:] = 1.0
+        coloured = torch.where(spread > 0, coloured, value - red_only * (saturation * value))
+    return to_bytes(coloured)
+
+
 def elastic_transform(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """A random affine map of three points, then a smooth random displacement; shapes as in `contrast`."""
+    """Move pixels by a smooth random displacement, small images first by a random affine map of three points.
+
+    Shapes as in `contrast`. Small images follow CIFAR-10-C with its lengths as shares of the side; large ones
+    imagecorruptions, which has no affine map and displaces by ``250 * c`` times noise of 0.005 of the height.
+    """
     height, width = images.shape[-2:]
-    side = float(min(height, width))
-    # displacement, its smoothness, and the jitter of the three points, as shares of the side
-    small = ((0.0, 0.0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
-    # imagecorruptions states the displacement for sides near 250 whatever the image; as a share it scales with it
-    large = tuple((alpha, 0.01, 0.005) for alpha in (0.05, 0.065, 0.085, 0.1, 0.12))
-    displacement, smoothness, jitter = (side * share for share in constant(images, severity, small, large))
-    columns = torch.arange(width, device=images.device, dtype=torch.float32)
-    rows = torch.arange(height, device=images.device, dtype=torch.float32)
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    inverse = _inverse_affine(height, width, jitter, draws)
-    source = torch.einsum("nij,jhw->nihw", inverse, torch.stack([x, y, torch.ones_like(x)]))
-    warped = _sample(images, source[:, 0], source[:, 1], border="edge centre")
+    x = torch.arange(width, device=images.device, dtype=torch.float32)
+    y = torch.arange(height, device=images.device, dtype=torch.float32)[:, None]
+    if is_small(images):
+        side = float(min(height, width))
+        shares = ((0.0, 0.0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
+        displacement, smoothness, jitter = (side * share for share in shares[checked(severity) - 1])
+        inverse = _inverse_affine(height, width, jitter, draws)[..., None, None]
+        sources = (inverse[:, :, 0] * x + inverse[:, :, 1] * y + inverse[:, :, 2]).unbind(1)
+        images = _sample(images, *sources, border="edge centre")
+        sigmas = (smoothness, smoothness)
+    else:
+        displacement = 0.005 * height * 250.0 * (0.05, 0.065, 0.085, 0.1, 0.12)[checked(severity) - 1]
+        sigmas = (0.01 * height, 0.01 * width)
     if displacement == 0.0:
-        return to_bytes(warped)
-    field = draws.uniform(2, height, width, low=-1.0, high=1.0)
-    field = gaussian_blur(field, smoothness, truncate=3.0, border="reflect") * displacement
-    return to_bytes(_sample(warped, x + field[:, 0], y + field[:, 1], border="edge outside"))
+        return to_bytes(images)
+    field = draws.uniform(2, height, width, low=-displacement, high=displacement)
+    field = gaussian_blur(field, sigmas, truncate=3.0, border="reflect")
+    return to_bytes(_sample(images, field[:, 0] + x, field[:, 1] + y, border="edge outside"))
 
 
 def _inverse_affine(height: int, width: int, jitter: float, draws: Draws) -> Tensor:
     """(N, 2, 3) float32: from a pixel (x, y, 1) of the warped image to its place in the original."""
-    centre_x, centre_y, reach = width // 2, height // 2, min(height, width) // 3
-    corners = [
-        [centre_x + reach, centre_x + reach, centre_x - reach],
-        [centre_y + reach, centre_y - reach, centre_y - reach],
-    ]
-    points = torch.tensor(corners, dtype=torch.float32, device=draws.device)
+    points, inverse_square = _three_points(height, width, draws.device)
     moved = points + draws.uniform(2, 3, low=-jitter, high=jitter)
-    square = torch.cat([points, torch.ones_like(points[:1])])
-    forward = moved @ torch.linalg.inv(square)
+    # products written out: a library's matrix product may sum in another order for another batch
+    forward = (moved[..., None] * inverse_square).sum(2)
     (a, b), (c, d) = forward[:, 0, :2].unbind(1), forward[:, 1, :2].unbind(1)
     turn = torch.stack([torch.stack([d, -b], 1), torch.stack([-c, a], 1)], 1) / (a * d - b * c)[:, None, None]
-    return torch.cat([turn, -(turn @ forward[:, :, 2:])], dim=2)
+    return torch.cat([turn, -(turn * forward[:, None, :, 2]).sum(2, keepdim=True)], dim=2)
+
+
+@lru_cache(maxsize=64)
+def _three_points(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(2, 3) float32, x and y of three corners of a square in the middle, and (3, 3), the inverse of them over ones."""
+    centre_x, centre_y, reach = width // 2, height // 2, min(height, width) // 3
+    points = np.array(
+        [
+            [centre_x + reach, centre_x + reach, centre_x - reach],
+            [centre_y + reach, centre_y - reach, centre_y - reach],
+            [1.0, 1.0, 1.0],
+        ]
+    )
+    inverse = np.linalg.inv(points)
+    return tuple(torch.as_tensor(part.astype(np.float32), device=device) for part in (points[:2], inverse))
 
 
 def _sample(images: Tensor, x: Tensor, y: Tensor, *, border: Literal["edge centre", "edge outside"]) -> Tensor:
@@ -75,10 +115,13 @@ def _sample(images: Tensor, x: Tensor, y: Tensor, *, border: Literal["edge centr
     height, width = images.shape[-2:]
     # both libraries of the published code mirror, but about different lines: OpenCV's REFLECT_101, SciPy's "reflect"
     about_centre = border == "edge centre"
+    grid = torch.empty(*x.shape, 2, device=images.device)
     if about_centre:
-        grid = torch.stack([2.0 * x / (width - 1) - 1.0, 2.0 * y / (height - 1) - 1.0], dim=3)
+        torch.add(x * (2.0 / (width - 1)), -1.0, out=grid[..., 0])
+        torch.add(y * (2.0 / (height - 1)), -1.0, out=grid[..., 1])
     else:
-        grid = torch.stack([(2.0 * x + 1.0) / width - 1.0, (2.0 * y + 1.0) / height - 1.0], dim=3)
+        torch.add(x * (2.0 / width), 1.0 / width - 1.0, out=grid[..., 0])
+        torch.add(y * (2.0 / height), 1.0 / height - 1.0, out=grid[..., 1])
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=about_centre)
 
 
@@ -86,15 +129,7 @@ def pixelate(images: Tensor, severity: int, draws: Draws) -> Tensor:
     """Shrink with a box filter and enlarge by repeating pixels; shapes as in `contrast`, `draws` is not used."""
     share = constant(images, severity, (0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25))
     height, width = images.shape[-2:]
-    low_height, low_width = int(height * share), int(width * share)
-    # Pillow rounds to bytes after each axis
-    narrow = _round(images @ box_matrix(width, low_width).to(images).T)
-    low = _round(box_matrix(height, low_height).to(images) @ narrow)
-    return box_matrix(low_height, height).to(images) @ low @ box_matrix(low_width, width).to(images).T
-
-
-def _round(images: Tensor) -> Tensor:
-    return (images * 255.0 + (0.5 + 1e-4)).floor_().div_(255.0)
+    return pixelated(images, int(height * share), int(width * share))
 
 
 def jpeg_compression(images: Tensor, severity: int, draws: Draws) -> Tensor:

@@ -1,13 +1,16 @@
 """What a JPEG file keeps of an image (ITU-T T.81, baseline, 4:2:0), as batched tensor code without the entropy coder.
 
 Follows libjpeg's defaults, which are Pillow's: the tables of annex K scaled by quality, chroma averaged over 2x2 pixels
-and interpolated back with its triangle filter. libjpeg transforms in integers, so values may differ by a few levels.
+and interpolated back with its triangle filter, and its integer arithmetic throughout, so that values are equal.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,15 +38,17 @@ CHROMINANCE = (
     (99, 99, 99, 99, 99, 99, 99, 99),
     (99, 99, 99, 99, 99, 99, 99, 99),
 )
-# lifts values that are halves, but for float32 noise, to the side that libjpeg rounds them to
-NOISE = 1e-3
+# libjpeg's fixed point: colour in 16 bits, cosines in 13 with 2 more between the two passes
+COLOUR = 2.0**-16
+FINE, BETWEEN = 13, 2
 
 
-def quantization_table(base: tuple[tuple[int, ...], ...], quality: int) -> Tensor:
-    """(8, 8) float32: `base` scaled as libjpeg does for a quality of 1–100."""
+@lru_cache(maxsize=32)
+def quantization_table(base: tuple[tuple[int, ...], ...], quality: int, device: torch.device) -> Tensor:
+    """(8, 8) int32: `base` scaled as libjpeg does for a quality of 1–100."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    table = torch.tensor(base)
-    return ((table * scale + 50) // 100).clamp(1, 255).float()
+    table = (np.array(base) * scale + 50) // 100
+    return torch.as_tensor(table.clip(1, 255).astype(np.int32), device=device)
 
 
 def jpeg(images: Tensor, quality: int) -> Tensor:
@@ -57,38 +62,42 @@ def jpeg(images: Tensor, quality: int) -> Tensor:
         (N, 3, H, W) float32 in [0, 1] on the grid of eight bits.
     """
     height, width = images.shape[-2:]
-    red, green, blue = (images * 255.0).round().unbind(1)
-    luma = _round(0.299 * red + 0.587 * green + 0.114 * blue)
+    luminance, chrominance = (quantization_table(base, quality, images.device) for base in (LUMINANCE, CHROMINANCE))
+    red, green, blue = (images * 255.0).round_().unbind(1)
+    # sums stay below 2**24, so float32 holds them exactly
+    luma = _scaled(red * 19595.0 + green * 38470.0 + blue * 7471.0 + 32768.0)
+    centre = 128.0 * 65536.0 + 32767.0
     chroma = torch.stack(
         [
-            _round(-0.168735892 * red - 0.331264108 * green + 0.5 * blue + 128.0 - NOISE),
-            _round(0.5 * red - 0.418687589 * green - 0.081312411 * blue + 128.0 - NOISE),
+            _scaled(blue * 32768.0 - red * 11059.0 - green * 21709.0 + centre),
+            _scaled(red * 32768.0 - green * 27439.0 - blue * 5329.0 + centre),
         ],
         dim=1,
     )
-    luma = _transform(_pad(luma[:, None], 16), quantization_table(LUMINANCE, quality))
-    small = _transform(_halve(_pad(chroma, 16)), quantization_table(CHROMINANCE, quality))
+    luma = _transform(_pad(luma[:, None], 8, 8), luminance)[:, 0, :height, :width]
+    # libjpeg fills up the right before it halves chroma, the bottom after
+    small = _transform(_pad(_halve(_pad(chroma, 2, 16)), 8, 8), chrominance)
     small = small[:, :, : math.ceil(height / 2), : math.ceil(width / 2)]
     blue_chroma, red_chroma = (_double(small)[:, :, :height, :width] - 128.0).unbind(1)
-    luma = luma[:, 0, :height, :width]
     decoded = torch.stack(
         [
-            luma + _round(1.402 * red_chroma),
-            luma + _round(-0.344136286 * blue_chroma - 0.714136286 * red_chroma),
-            luma + _round(1.772 * blue_chroma),
+            luma + _scaled(red_chroma * 91881.0 + 32768.0),
+            luma + _scaled(blue_chroma * -22554.0 - red_chroma * 46802.0 + 32768.0),
+            luma + _scaled(blue_chroma * 116130.0 + 32768.0),
         ],
         dim=1,
     )
     return decoded.clamp_(0.0, 255.0).div_(255.0)
 
 
-def _round(values: Tensor) -> Tensor:
-    return (values + (0.5 + NOISE)).floor_()
+def _scaled(values: Tensor) -> Tensor:
+    return values.mul_(COLOUR).floor_()
 
 
-def _pad(planes: Tensor, multiple: int) -> Tensor:
+def _pad(planes: Tensor, rows: int, columns: int) -> Tensor:
+    """Repeat the last line and column until their numbers are multiples of `rows` and `columns`."""
     height, width = planes.shape[-2:]
-    return F.pad(planes, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    return F.pad(planes, (0, -width % columns, 0, -height % rows), mode="replicate")
 
 
 def _halve(planes: Tensor) -> Tensor:
@@ -109,21 +118,60 @@ def _double(planes: Tensor) -> Tensor:
     return (torch.stack([left, right], dim=4) / 16.0).floor_().reshape(*planes.shape[:2], 2 * height, 2 * width)
 
 
-def _cosines() -> Tensor:
-    """(8, 8): the orthonormal DCT-II, one frequency a row."""
-    frequency, position = torch.arange(8.0)[:, None], torch.arange(8.0)[None, :]
-    matrix = torch.cos((2.0 * position + 1.0) * frequency * math.pi / 16.0) / 2.0
-    matrix[0] /= math.sqrt(2.0)
-    return matrix
-
-
 def _transform(planes: Tensor, table: Tensor) -> Tensor:
     """DCT, quantize, dequantize and back, for (N, C, H, W) planes of bytes with sides that are multiples of 8."""
     count, channels, height, width = planes.shape
-    cosines, table = _cosines().to(planes), table.to(planes)
-    blocks = (planes - 128.0).reshape(count, channels, height // 8, 8, width // 8, 8)
-    blocks = torch.einsum("ui,nchiwj,vj->nchuwv", cosines, blocks, cosines)
-    levels = blocks / table[:, None, :]
-    levels = levels.sign() * (levels.abs() + (0.5 + NOISE)).floor_()
-    blocks = torch.einsum("ui,nchuwv,vj->nchiwj", cosines, levels * table[:, None, :], cosines)
-    return _round(blocks.reshape(planes.shape) + 128.0).clamp_(0.0, 255.0)
+    # one row and column of all blocks at a time: (8, 8, blocks)
+    blocks = (planes - 128.0).to(torch.int32).view(count, channels, height // 8, 8, width // 8, 8)
+    blocks = blocks.permute(3, 5, 0, 1, 2, 4).flatten(2)
+    rows = _forward(blocks.unbind(1), first=True)
+    levels = torch.stack(_forward(torch.stack(rows, 1).unbind(0), first=False))
+    # coefficients come eight times too large
+    divisor = (table * 8)[:, :, None]
+    sizes = levels.abs().add_(divisor // 2).div_(divisor, rounding_mode="floor")
+    levels = sizes.mul_(levels.sign()).mul_(table[:, :, None])
+    columns = torch.stack(_inverse(levels.unbind(0), FINE - BETWEEN))
+    pixels = torch.stack(_inverse(columns.unbind(1), FINE + BETWEEN + 3), 1)
+    pixels = pixels.add_(128).clamp_(0, 255).view(8, 8, count, channels, height // 8, width // 8)
+    return pixels.permute(2, 3, 4, 0, 5, 1).reshape(planes.shape).float()
+
+
+def _descaled(values: Tensor, bits: int) -> Tensor:
+    return values.add_(1 << (bits - 1)).bitwise_right_shift_(bits)
+
+
+def _forward(samples: Sequence[Tensor], *, first: bool) -> list[Tensor]:
+    """One pass of libjpeg's accurate integer DCT (Loeffler, Ligtenberg & Moschytz 1989) over eight int32 tensors."""
+    sums = [samples[i] + samples[7 - i] for i in range(4)]
+    bits = FINE - BETWEEN if first else FINE + BETWEEN
+    outer, inner = sums[0] + sums[3], sums[1] + sums[2]
+    even = [outer + inner, outer - inner]
+    even = [value.bitwise_left_shift_(BETWEEN) if first else _descaled(value, BETWEEN) for value in even]
+    low, high = sums[1] - sums[2], sums[0] - sums[3]
+    turned = (low + high) * 4433
+    second, sixth = _descaled(turned + high * 6270, bits), _descaled(turned - low * 15137, bits)
+    odd = _rotated([samples[3 - i] - samples[4 + i] for i in range(4)])
+    seventh, fifth, third, start = (_descaled(value, bits) for value in odd)
+    return [even[0], start, second, third, even[1], fifth, sixth, seventh]
+
+
+def _inverse(levels: Sequence[Tensor], bits: int) -> list[Tensor]:
+    """One pass of the inverse over eight int32 tensors, scaled down by 2**bits."""
+    turned = (levels[2] + levels[6]) * 4433
+    low, high = turned - levels[6] * 15137, turned + levels[2] * 6270
+    total, difference = (levels[0] + levels[4]) << FINE, (levels[0] - levels[4]) << FINE
+    even = [total + high, difference + low, difference - low, total - high]
+    odd = _rotated([levels[7], levels[5], levels[3], levels[1]])[::-1]
+    upper = [_descaled(a + b, bits) for a, b in zip(even, odd, strict=True)]
+    lower = [_descaled(a - b, bits) for a, b in zip(even, odd, strict=True)]
+    return upper + lower[::-1]
+
+
+def _rotated(values: list[Tensor]) -> list[Tensor]:
+    """The odd half of the transform, the same in both directions."""
+    a, b, c, d = values
+    z3, z4 = a + c, b + d
+    z5 = (z3 + z4) * 9633
+    z1, z2 = (a + d) * -7373, (b + c) * -20995
+    z3, z4 = z3.mul_(-16069).add_(z5), z4.mul_(-3196).add_(z5)
+    return [a * 2446 + z1 + z3, b * 16819 + z2 + z4, c * 25172 + z2 + z3, d * 12299 + z1 + z4]

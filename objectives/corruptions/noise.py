@@ -1,14 +1,15 @@
-"""The noise family of CIFAR-10-C: gaussian, shot and impulse noise (Hendrycks & Dietterich 2019, appendix B)."""
+"""The noise family: gaussian, shot, impulse and speckle noise (Hendrycks & Dietterich 2019, appendix B)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from .poisson import poisson_counts
 from .randomness import Draws
 from .severities import constant, to_bytes
 
-__all__ = ["gaussian_noise", "impulse_noise", "shot_noise"]
+__all__ = ["gaussian_noise", "impulse_noise", "shot_noise", "speckle_noise"]
 
 
 def gaussian_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
@@ -27,9 +28,10 @@ def gaussian_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
 
 
 def shot_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
-    """Replace each value by a Poisson count of that many photons; shapes as in `gaussian_noise`."""
+    """Replace each value, taken as one of 256 levels, by a Poisson count; shapes as in `gaussian_noise`."""
     photons = constant(images, severity, (500.0, 250.0, 100.0, 75.0, 50.0), (60.0, 25.0, 12.0, 5.0, 3.0))
-    return to_bytes(draws.poisson(images * photons) / photons)
+    levels = (images * 255.0).round_().to(torch.int64)
+    return to_bytes(poisson_counts(levels, draws.normal(*images.shape[1:]), photons).div_(photons))
 
 
 def impulse_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
@@ -39,3 +41,9 @@ def impulse_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
     # one draw decides both: below half the amount is pepper, the rest of it salt
     noisy = torch.where(chance < amount, (chance >= amount / 2).to(images.dtype), images)
     return to_bytes(noisy)
+
+
+def speckle_noise(images: Tensor, severity: int, draws: Draws) -> Tensor:
+    """Add normal noise in proportion to each value (published for tuning); shapes as in `gaussian_noise`."""
+    deviation = constant(images, severity, (0.06, 0.1, 0.12, 0.16, 0.2), (0.15, 0.2, 0.35, 0.45, 0.6))
+    return to_bytes(images + images * draws.normal(*images.shape[1:]).mul_(deviation))

@@ -13,12 +13,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["Draws", "poisson_quantile"]
-
-# a rate below which the Poisson CDF is summed term by term; above it the asymptotic inverse is off by one for at most
-# one draw in 2,000
-SMALL_RATE = 10.0
-SMALL_RATE_TERMS = 45
+__all__ = ["Draws"]
 
 
 def _signed(word: int) -> int:
@@ -98,52 +93,3 @@ class Draws:
         # 31 bits against a range of at most thousands: the bias of the remainder is below 1e-5
         spread = (words >> 33).bitwise_and_(0x7FFFFFFF).remainder_(high - low)
         return spread.add_(low).reshape(self._count, *shape)
-
-    def poisson(self, rates: Tensor) -> Tensor:
-        """Poisson counts.
-
-        Args:
-            rates: (N, …) float32, at least 0.
-
-        Returns:
-            (N, …) float32 of whole numbers.
-        """
-        return poisson_quantile(self.uniform(*rates.shape[1:]), rates)
-
-
-def poisson_quantile(probability: Tensor, rates: Tensor) -> Tensor:
-    """The smallest count whose Poisson CDF reaches `probability`.
-
-    Rates above 10 follow the asymptotic expansion of Giles (2016), "Approximation of the inverse Poisson cumulative
-    distribution function", equation 7; smaller rates sum the CDF.
-
-    Args:
-        probability: float32 in (0, 1).
-        rates: float32, at least 0, same shape.
-
-    Returns:
-        float32 whole numbers, same shape.
-    """
-    normal = torch.special.ndtri(probability)
-    rate = rates.clamp(min=SMALL_RATE)
-    root = rate.sqrt()
-    square = normal * normal
-    quantile = rate + root * normal + (1 / 3 + square / 6)
-    quantile -= normal * (1 / 36 + square / 72) / root
-    quantile += (-8 / 405 + square * (7 / 810) + square * square / 270) / rate
-    counts = quantile.floor_().clamp_(min=0.0)
-    small = rates < SMALL_RATE
-    if bool(small.any()):
-        counts[small] = _summed_quantile(probability[small], rates[small])
-    return counts
-
-
-def _summed_quantile(probability: Tensor, rates: Tensor) -> Tensor:
-    term = torch.exp(-rates)
-    cdf = term.clone()
-    counts = torch.zeros_like(rates)
-    for count in range(1, SMALL_RATE_TERMS):
-        counts += probability > cdf
-        term *= rates / count
-        cdf += term
-    return counts

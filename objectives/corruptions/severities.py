@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-__all__ = ["SMALL_SIDE", "constant", "is_small", "to_bytes"]
+__all__ = ["SMALL_SIDE", "checked", "constant", "is_small", "to_bytes"]
 
 SMALL_SIDE = 64
 # far below a grey level, far above float32 noise: keeps a value that should be whole from falling to the one below,
@@ -26,17 +26,26 @@ def is_small(images: Tensor) -> bool:
     return min(images.shape[-2:]) <= SMALL_SIDE
 
 
+def checked(severity: int) -> int:
+    """`severity`, which must be 1–5.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if severity not in (1, 2, 3, 4, 5):
+        raise ValueError(f"`severity` must be one of 1–5; found {severity!r}.")
+    return severity
+
+
 def constant(images: Tensor, severity: int, small: Sequence[Constant], large: Sequence[Constant]) -> Constant:
     """The constant of `severity` (1–5) for images of this size.
 
     Raises:
         ValueError: `severity` is not 1–5.
     """
-    if severity not in (1, 2, 3, 4, 5):
-        raise ValueError(f"`severity` must be one of 1–5; found {severity!r}.")
-    return (small if is_small(images) else large)[severity - 1]
+    return (small if is_small(images) else large)[checked(severity) - 1]
 
 
 def to_bytes(images: Tensor) -> Tensor:
     """Clip to [0, 1] and truncate to eight bits, as ``np.uint8(255 * x)`` does; values stay in [0, 1], float32."""
-    return (images.clamp(0.0, 1.0) * 255.0 + WHOLE).floor_().div_(255.0)
+    return images.clamp(0.0, 1.0).mul_(255.0).add_(WHOLE).floor_().div_(255.0)

@@ -1,20 +1,22 @@
-"""The weather family of CIFAR-10-C: snow, frost, fog and brightness (Hendrycks & Dietterich 2019, appendix B)."""
+"""The weather family: snow, frost, fog, brightness and spatter (Hendrycks & Dietterich 2019, appendix B)."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .blur import smear
-from .linear import apply, zoom_matrix
+from .filters import gaussian_blur
+from .frost import frost_canvas
+from .liquid import mud, water
 from .randomness import Draws
+from .resampling import clipped_zoom
 from .severities import WHOLE, constant, is_small, to_bytes
+from .shifts import crops
 
-__all__ = ["brightness", "fog", "frost", "plasma_fractal", "snow"]
+__all__ = ["brightness", "fog", "frost", "plasma_fractal", "snow", "spatter"]
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -46,65 +48,38 @@ def snow(images: Tensor, severity: int, draws: Draws) -> Tensor:
     )
     mean, deviation, zoom, threshold, radius, sigma, kept = constant(images, severity, small, large)
     height, width = images.shape[-2:]
-    layer = mean + deviation * draws.normal(1, height, width).to(images)
-    layer = apply(layer, zoom_matrix(height, zoom), zoom_matrix(width, zoom))
+    layer = clipped_zoom(draws.normal(1, height, width).mul_(deviation).add_(mean), zoom)
     flakes = to_bytes(torch.where(layer < threshold, 0.0, layer))
     angle = draws.uniform(low=-135.0, high=-45.0)
     flakes = to_bytes(smear(flakes, radius, sigma, angle) + (0.5 - WHOLE) / 255.0)
-    grey = (images * images.new_tensor(LUMA)[:, None, None]).sum(1, keepdim=True)
-    whitened = kept * images + (1.0 - kept) * torch.maximum(images, grey * 1.5 + 0.5)
-    return to_bytes(whitened + flakes + flakes.flip(2, 3))
+    red, green, blue = images.split(1, dim=1)
+    grey = red * LUMA[0] + green * LUMA[1] + blue * LUMA[2]
+    whitened = torch.maximum(images, grey.mul_(1.5).add_(0.5)).mul_(1.0 - kept).add_(images, alpha=kept)
+    return to_bytes(whitened.add_(flakes + flakes.flip(2, 3)))
 
 
-def frost(images: Tensor, severity: int, draws: Draws) -> Tensor:
+def frost(images: Tensor, severity: int, draws: Draws, *, textures: Sequence[Tensor] | Tensor | None = None) -> Tensor:
     """Blend with an icy texture; shapes as in `snow`.
 
-    The published corruption crops photographs; here the textures are procedural (`frost_textures`), so results compare
-    within Forgefront, not digit for digit with tables made from the photographs.
+    The published corruption crops photographs. The procedural textures used without them share their mean colours,
+    contrasts and spectra; results then compare within Forgefront, not digit for digit with published tables.
+
+    Args:
+        images: As in `snow`.
+        severity: 1–5.
+        draws: The batch's random numbers.
+        textures: From `frost.load_textures`, best handed over as the same object each time, so that what is made of
+            it is kept; None takes the procedural ones.
     """
     small = ((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
     large = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))
     kept, ice = constant(images, severity, small, large)
     height, width = images.shape[-2:]
-    textures = frost_textures(1 if is_small(images) else 5).to(images)
-    size = textures.shape[-1]
-    which = draws.integers(0, len(textures), 1, 1, 1)
-    rows = (draws.integers(0, size, 1, 1, 1) + torch.arange(height, device=draws.device)[:, None]) % size
-    columns = (draws.integers(0, size, 1, 1, 1) + torch.arange(width, device=draws.device)) % size
-    channels = torch.arange(3, device=draws.device)[:, None, None]
-    return to_bytes(kept * images + ice * textures[which, channels, rows, columns])
-
-
-@lru_cache(maxsize=2)
-def frost_textures(scale: int) -> Tensor:
-    """(5, 3, S, S) float32 in [0, 1] on the grid of eight bits: random fields that repeat at their edges.
-
-    Each has the mean colour, contrast and power spectrum (power ~ frequency ** slope) measured on one of the five
-    photographs that the published corruption draws from, at the fifth of their size that CIFAR-10-C uses.
-
-    Args:
-        scale: 1, or 5 for images at the photographs' own size.
-    """
-    looks = (
-        ((78, 149, 166), 17, -2.0),
-        ((201, 205, 214), 22, -1.4),
-        ((201, 205, 214), 22, -1.4),
-        ((138, 153, 166), 29, -1.1),
-        ((112, 123, 135), 43, -1.3),
-    )
-    size = 128
-    # the textures belong to the corruption, as the photographs do: the same in every study
-    generator = np.random.default_rng(20190328)
-    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
-    frequency[0, 0] = np.inf
-    textures = []
-    for colour, deviation, slope in looks:
-        spectrum = np.fft.rfft2(generator.standard_normal((size, size))) * frequency ** (slope / 2)
-        field = np.fft.irfft2(spectrum, s=(size, size))
-        texture = np.array(colour)[:, None, None] + deviation * field / field.std()
-        textures.append(np.clip(np.rint(texture), 0, 255) / 255.0)
-    stack = torch.from_numpy(np.stack(textures).astype(np.float32))
-    return stack if scale == 1 else F.interpolate(stack, scale_factor=scale, mode="bilinear")
+    canvas, places = frost_canvas(textures, height, width, is_small(images), images.device)
+    which = draws.integers(0, len(canvas))
+    starts = (draws.uniform(2) * places[which]).long()
+    crop = crops(canvas, which, starts[:, 0], starts[:, 1], height, width)
+    return to_bytes(crop.float().mul_(ice / 255.0).add_(images, alpha=kept))
 
 
 def fog(images: Tensor, severity: int, draws: Draws) -> Tensor:
@@ -114,9 +89,9 @@ def fog(images: Tensor, severity: int, draws: Draws) -> Tensor:
     thickness, decay = constant(images, severity, small, large)
     height, width = images.shape[-2:]
     size = 1 << (max(height, width) - 1).bit_length()
-    plasma = plasma_fractal(size, decay, draws)[:, None, :height, :width].to(images)
+    plasma = plasma_fractal(size, decay, draws)[:, None, :height, :width]
     brightest = images.amax(dim=(1, 2, 3), keepdim=True)
-    return to_bytes((images + thickness * plasma) * brightest / (brightest + thickness))
+    return to_bytes((images + thickness * plasma).mul_(brightest / (brightest + thickness)))
 
 
 def plasma_fractal(size: int, decay: float, draws: Draws) -> Tensor:
@@ -151,3 +126,29 @@ def brightness(images: Tensor, severity: int, draws: Draws) -> Tensor:
     value = images.amax(dim=1, keepdim=True)
     raised = (value + added).clamp(max=1.0)
     return to_bytes(torch.where(value > 0, images * (raised / value.clamp(min=1e-6)), raised))
+
+
+def spatter(images: Tensor, severity: int, draws: Draws) -> Tensor:
+    """Splash with water (severities 1–3) or mud (4 and 5), published for tuning; shapes as in `snow`.
+
+    The liquid lies where blurred noise exceeds a threshold.
+    """
+    small = (
+        (0.62, 0.1, 0.7, 0.7, 0.5, False),
+        (0.65, 0.1, 0.8, 0.7, 0.5, False),
+        (0.65, 0.3, 1.0, 0.69, 0.5, False),
+        (0.65, 0.1, 0.7, 0.69, 0.6, True),
+        (0.65, 0.1, 0.5, 0.68, 0.6, True),
+    )
+    large = (
+        (0.65, 0.3, 4.0, 0.69, 0.6, False),
+        (0.65, 0.3, 3.0, 0.68, 0.6, False),
+        (0.65, 0.3, 2.0, 0.68, 0.5, False),
+        (0.65, 0.3, 1.0, 0.65, 1.5, True),
+        (0.67, 0.4, 1.0, 0.65, 1.5, True),
+    )
+    mean, deviation, sigma, threshold, amount, dirty = constant(images, severity, small, large)
+    layer = gaussian_blur(draws.normal(1, *images.shape[-2:]).mul_(deviation).add_(mean), sigma)
+    if dirty:
+        return to_bytes(mud(images, layer > threshold, smoothness=amount))
+    return to_bytes(water(images, torch.where(layer < threshold, 0.0, layer), brilliance=amount))

@@ -23,7 +23,8 @@ from forgefront.spaces.layers import LayerInfo, inspect_layers
 from forgefront.spaces.plan import LayerPlan, Pruning, Recipe, Stages, TrialPlan
 from forgefront.studies.load import load_study
 from forgefront.studies.seeds import Seed
-from forgefront.trainers.attacks.pgd import pgd
+from forgefront.trainers.attacks.base import Victim
+from forgefront.trainers.attacks.pgd import PGD
 from forgefront.trainers.fit import fit
 from forgefront.trainers.tasks.base import to_float
 from forgefront.trainers.tasks.classification import ClassificationTask
@@ -191,18 +192,9 @@ def magnitude(names: list[str], sparsity: float, scope: str, stages: Stages) -> 
 def robust(task, model, split: str) -> float:
     images = task.evaluation(split)
     epsilon = task.study.training.epsilon
-    right = pgd(
-        model,
-        to_float(images.images),
-        images.targets,
-        loss=task.attack_loss,
-        correct=task.correct,
-        epsilon=epsilon,
-        step_size=epsilon / 4,
-        steps=20,
-        restarts=1,
-        generator=Seed(7).torch(task.device),
-    )
+    attack = PGD(epsilon=epsilon, steps=20, restarts=1, step_size=epsilon / 4)
+    victim = Victim(model, task.attack_losses, task.correct)
+    right = attack(victim, to_float(images.images), images.targets, Seed(7).torch(task.device)).robust
     return float(right.float().mean())
 
 

@@ -21,7 +21,6 @@ from forgefront.compression.layer_codes import LayerCodes
 from forgefront.compression.packing import packed_sizes, read_packed
 from forgefront.search.deploy import deploy
 from forgefront.search.trial import TrialContext
-from forgefront.search.validate import validate
 from forgefront.studies.errors import ParityError, RunError
 
 
@@ -140,24 +139,6 @@ def test_a_bundle_that_disagrees_is_refused_and_leaves_nothing(finished_run: Pat
     with pytest.raises(ParityError, match="equal predictions"):
         deploy(load_run(run), 2, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
-
-
-def test_validation_scores_the_test_split_beside_a_control_of_the_same_recipe(
-    finished_run: Path, tmp_path: Path
-) -> None:
-    said: list[str] = []
-    shutil.copytree(finished_run, tmp_path / "run")
-    run = load_run(tmp_path / "run")
-    frame = validate(run, [1], say=said.append)
-    assert frame["role"].tolist()[0] == "control"
-    assert "trial" in frame["role"].tolist()
-    recipes = {run.complete(number).user_attrs["plan"]["recipe"]["augmentation_strength"] for number in (0, 1)}
-    assert ("recipe control" in frame["role"].tolist()) == (len(recipes) == 2)
-    assert frame.loc[0, "mce"] == pytest.approx(100.0)
-    assert len(said) == len(frame)
-    again = validate(run, [1], say=said.append)
-    assert len(said) == len(frame)
-    assert again.equals(frame)
 
 
 def test_frames_hold_every_trial_and_only_the_front(finished_run: Path) -> None:

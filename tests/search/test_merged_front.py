@@ -171,6 +171,14 @@ def test_objectives_measured_otherwise_are_remarked(two_runs, tmp_path) -> None:
     assert len(merged(two_runs[0], severe).remarks) == 1
 
 
+def test_a_published_baseline_is_relative_to_no_control(tmp_path) -> None:
+    objectives = OBJECTIVES + 'baseline = "alexnet"\n'
+    folders = [stored(tmp_path / name, [frozen((0.9, 50.0))], objectives=objectives) for name in ("one", "two")]
+    assert merged(*folders).remarks == []
+    others = [stored(tmp_path / name, [frozen((0.9, 50.0))]) for name in ("three", "four")]
+    assert merged(*others).remarks == ["mce: relative to each run's own dense control"]
+
+
 def test_other_images_and_other_targets_are_remarked(two_runs, tmp_path) -> None:
     trials = [frozen((0.9, 50.0))]
     first = stored(tmp_path / "first", trials, inputs={"data": "a", "splits": "b", "checkpoint": "c"})

@@ -14,6 +14,7 @@ from forgefront.search.run_folder import RunFolder
 from forgefront.search.tables import render
 from forgefront.search.trial import TrialContext
 from forgefront.search.validate import validate
+from forgefront.search.validation.protocol import protocol_of
 from forgefront.studies.errors import TargetError
 from forgefront.studies.load import load_study, study_to_toml
 from forgefront.trainers.models.digits_cnn import digits_cnn
@@ -81,7 +82,8 @@ def test_exactly_the_techniques_run_in_order(compared: Path) -> None:
 
 def test_validation_names_techniques_and_trains_no_control_twice(compared: Path) -> None:
     run, said = load_run(compared), list[str]()
-    frame = validate(run, [1, 2, 3], say=said.append)
+    protocol = protocol_of(run.study, corruptions="none", attack="none")
+    frame = validate(run, [1, 2, 3], protocol=protocol, say=said.append).frame
     # techniques 1 and 2 leave the checkpoint as it is, which needs no control of its own
     assert frame["role"].tolist() == ["control", "trial", "trial", "trial"]
     head, *rows = render(frame, run.metrics, "table").splitlines()

@@ -20,7 +20,12 @@ from forgefront.studies.load import load_study
 
 
 def finished(
-    number: int, *, state: str = "complete", front: tuple[int, ...] = (0,), seconds: float = 10.0
+    number: int,
+    *,
+    state: str = "complete",
+    front: tuple[int, ...] = (0,),
+    seconds: float = 10.0,
+    audit: str | None = None,
 ) -> TrialFinished:
     return TrialFinished(
         number=number,
@@ -35,6 +40,7 @@ def finished(
         trials=4,
         front=front,
         hypervolume=0.5,
+        audit=audit,
     )
 
 
@@ -80,6 +86,19 @@ def test_piped_output_is_plain_lines(capsys: pytest.CaptureFixture[str], tmp_pat
     assert lines[6] == "trial 2 (search) failed: the loss became nan"
     assert lines[7].startswith("done: 4 of 4 trials, 1 failed, 2 on the front")
     assert len(lines) == 8
+
+
+def test_a_trial_of_masked_gradients_is_marked(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    study = load_study("digits", check_parts=False)
+    with open_display(study, RunFolder(tmp_path / "runs" / "digits")) as show:
+        show(StudyStarted("digits", 4, 0))
+        show(finished(0, audit="sound"))
+        show(finished(1, audit="masked: 2 of 8 checks"))
+    _, sound, masked = capsys.readouterr().err.splitlines()
+    assert sound.startswith("trial 0 (search) *: accuracy 0.9 in 10 s [1 of 4 trials, front 1")
+    assert masked.startswith(
+        "trial 1 (search): accuracy 0.9 (masked: 2 of 8 checks) in 10 s [2 of 4 trials, 1 masked, front 1"
+    )
 
 
 def test_a_terminal_shows_progress_live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def learned(**changes) -> Pruning:
         (lambda: Quantization(export="double"), "export"),
         (lambda: Recipe("robust"), "regime"),
         (lambda: Recipe(augmentation_strength=-1.0), "augmentation_strength"),
+        (lambda: Recipe(augmentation=" "), "augmentation"),
         (lambda: Recipe(epsilon=8.0), "epsilon"),
         (lambda: Recipe(budget=1.5), "budget"),
         (lambda: Stages(0.5, 0.4, 0.6), "prune_end"),
@@ -181,5 +182,21 @@ def test_plans_of_version_1_are_read(layer: dict, plan: LayerPlan) -> None:
     read = TrialPlan.from_dict({"version": 1, "layers": {"conv": layer}, "recipe": recipe})
     assert read == TrialPlan({"conv": plan}, Recipe("adversarial", 0.5, "inverse", 0.3, "n-fgsm", 8 / 255))
     assert (read.stages, read.recipe.budget) == (None, 1.0)
-    assert read.to_dict()["version"] == 2
+    assert read.to_dict()["version"] == 3
     assert TrialPlan.from_json(read.to_json()) == read
+
+
+def test_plans_of_version_2_are_read() -> None:
+    recipe = {"regime": "naturalistic", "augmentation_strength": 0.5, "class_weighting": "none"}
+    recipe |= {"class_weight_scale": 0.0, "method": None, "epsilon": None, "budget": 0.5}
+    stages = {"prune_start": 0.0, "prune_end": 0.5, "cluster": 0.75, "quantize": 0.9}
+    read = TrialPlan.from_dict({"version": 2, "layers": {}, "recipe": recipe, "stages": stages})
+    assert read.recipe == Recipe("naturalistic", 0.5, budget=0.5)
+    assert read.recipe.augmentation == "naturalistic"
+    assert read.stages == Stages(0.0, 0.5, 0.75, 0.9)
+
+
+def test_the_augmentation_survives_json() -> None:
+    plan = TrialPlan({}, Recipe("naturalistic", 1.0, augmentation="augmix"))
+    assert TrialPlan.from_json(plan.to_json()) == plan
+    assert plan.to_dict()["recipe"]["augmentation"] == "augmix"

@@ -23,6 +23,7 @@ FULL = {
     "clusters": [16, "none", 64],
     "weight_bits": [4, 8, 32, 2],
     "activation_bits": [32, 8, 4],
+    "augmentation": ["naturalistic", "augmix"],
     "augmentation_strength": {"low": 0.0, "high": 2.0},
     "class_weighting": ["none", "inverse"],
     "class_weight_scale": {"low": 0.0, "high": 1.5},
@@ -190,6 +191,21 @@ def test_the_control_is_dense_at_the_default_recipe(digits_layers) -> None:
     training = {"regime": "adversarial", "epsilon": 4 / 255, "augmentation_strength": 0.5}
     space = make(digits_layers, training, **FULL)
     assert space.control() == TrialPlan({}, Recipe("adversarial", 0.5, "none", 0.0, method="n-fgsm", epsilon=4 / 255))
+    mixed = make(digits_layers, {"augmentation": "augmix"}, **FULL)
+    assert mixed.control() == TrialPlan({}, Recipe(augmentation="augmix", augmentation_strength=1.0))
+
+
+def test_augmentations_are_a_choice_without_an_order(digits_layers) -> None:
+    space = make(digits_layers, {"augmentation": "augmix"}, granularity="network", **FULL)
+    assert space.distributions["augmentation"].choices == ("naturalistic", "augmix")
+    found = {space.decode(params).recipe.augmentation for params in sampled(space, 20)}
+    assert found == {"naturalistic", "augmix"}
+    # known compressions do not vary it
+    assert {space.decode(params).recipe.augmentation for params in ladder(space, 5)} == {"augmix"}
+    fixed = make(digits_layers, augmentation=["augmix"], weight_bits=[8, 4])
+    assert "augmentation" not in fixed.distributions
+    assert fixed.decode(fixed.encode(0.0)).recipe.augmentation == "augmix"
+    assert fixed.control().recipe.augmentation == "naturalistic"
 
 
 def test_the_scale_of_no_weighting_is_zero(digits_layers) -> None:
@@ -210,6 +226,8 @@ def test_the_scale_of_no_weighting_is_zero(digits_layers) -> None:
         ({"weight_bits/network": 0.5}, "found 0.5"),
         ({"clusters/network": True}, "found True"),
         ({"structure": "channel"}, "found 'channel'"),
+        ({"augmentation": "augmxi"}, "found 'augmxi'"),
+        ({"augmentation": None}, "lacks augmentation"),
         ({"augmentation_strength": 2.5}, "found 2.5"),
         ({"augmentation_strength": float("nan")}, "found nan"),
     ],

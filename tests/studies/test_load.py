@@ -163,7 +163,7 @@ def test_the_options_that_the_template_shows_are_the_parts_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["data", "model", "attack", "class_weighting", "objective", "sampler", "target", "engine"]
+    "kind", ["data", "model", "attack", "augmentation", "class_weighting", "objective", "sampler", "target", "engine"]
 )
 def test_the_template_names_every_part(kind: str) -> None:
     for name in names(kind):
@@ -171,7 +171,7 @@ def test_the_template_names_every_part(kind: str) -> None:
 
 
 def test_the_examples_that_the_template_comments_out_are_valid_too() -> None:
-    # `method`, `epsilon` and `attack_steps` belong to another regime; `weights` to another split; `steps` to another
+    # `method`, `epsilon` and the attack's options belong to another regime; `weights` to another split; `steps` to another
     # budget; `techniques` to another space
     lines = []
     for line in template("x").splitlines():
@@ -182,6 +182,8 @@ def test_the_examples_that_the_template_comments_out_are_valid_too() -> None:
             "method",
             "epsilon",
             "attack_steps",
+            "attack_step_size",
+            "trades_beta",
             "weights",
             "steps",
             "root",
@@ -215,6 +217,15 @@ def test_defaults_follow_the_regime() -> None:
     assert (standard.augmentation_strength, standard.method, standard.epsilon) == (0.0, None, None)
     assert naturalistic.augmentation_strength == 1.0
     assert (adversarial.method, adversarial.epsilon) == ("n-fgsm", 8 / 255)
+    assert (standard.augmentation, standard.consistency, standard.weight_averaging) == ("naturalistic", 0.0, 0.0)
+
+
+@pytest.mark.parametrize("given", [{"augmentation": "augmix"}, {"consistency": 12.0}, {"regime": "naturalistic"}])
+def test_what_asks_for_augmentation_gets_its_published_strength(given: dict) -> None:
+    assert TrainingSection(steps=1, **given).augmentation_strength == 1.0
+    assert TrainingSection(steps=1, augmentation_strength=0.0, **given).augmentation_strength == 0.0
+    section = TrainingSection(steps=1, **given, augmentation_strength=0.25)
+    assert TrainingSection(**section.model_dump()) == section
 
 
 def test_a_study_is_frozen() -> None:
@@ -232,7 +243,7 @@ def test_one_table_and_a_list_of_one_are_the_same() -> None:
     ("written", "value"), [('"8/255"', 8 / 255), ("0.1", 0.1), ("1", 1.0), ('" 4 / 255 "', 4 / 255)]
 )
 def test_epsilon_is_a_fraction_or_a_number(written: str, value: float) -> None:
-    text = template("x").replace('"naturalistic"', f'"adversarial"\nepsilon = {written}')
+    text = template("x").replace('regime = "naturalistic"', f'regime = "adversarial"\nepsilon = {written}')
     assert read(text).training.epsilon == pytest.approx(value)
 
 

@@ -75,6 +75,21 @@ BAD = [
     ("epochs = 2", "epochs = 2\nbatch_size = 0", "training.batch_size", "0", "1"),
     ("epochs = 2", "epochs = 2\nlabel_smoothing = 1.0", "training.label_smoothing", "1.0", None),
     ("epochs = 2", "epochs = 2\nlabel_smoothing = -0.1", "training.label_smoothing", "-0.1", "0.0"),
+    ("epochs = 2", "epochs = 2\nweight_averaging = 1.0", "training.weight_averaging", "1.0", None),
+    ("epochs = 2", "epochs = 2\nweight_averaging = -0.5", "training.weight_averaging", "-0.5", "0.0"),
+    ("epochs = 2", "epochs = 2\nconsistency = -1.0", "training.consistency", "-1.0", "0.0"),
+    ("epochs = 2", 'epochs = 2\nconsistency = "12"', "training.consistency", '"12"', "12"),
+    ("epochs = 2", 'epochs = 2\naugmentation = " "', "training.augmentation", '" "', None),
+    ('regime = "standard"', 'regime = "adversarial"\nattack_step_size = 0', "training.attack_step_size", "0", None),
+    ('regime = "standard"', 'regime = "adversarial"\ntrades_beta = -1', "training.trades_beta", "-1", "0.0"),
+    ("activation_bits = [8]", "augmentation = []", "space.augmentation", "[]", None),
+    (
+        "activation_bits = [8]",
+        'augmentation = ["augmix", "augmix"]',
+        "space.augmentation",
+        '["augmix", "augmix"]',
+        '["augmix"]',
+    ),
     ("epochs = 2", 'epochs = 2\nhorizontal_flip = "yes"', "training.horizontal_flip", '"yes"', "true"),
     ("epochs = 2", "epochs = 2\naugmentation_strength = nan", "training.augmentation_strength", "nan", None),
     ("epochs = 2", "epochs = 2\ncrop_padding = -4", "training.crop_padding", "-4", "0"),
@@ -186,6 +201,9 @@ BAD = [
     ("epochs = 2", 'epochs = 2\nepsilon = "8/255"', "training.epsilon", "0.0313725", 'regime = "adversarial"'),
     ("epochs = 2", 'epochs = 2\nmethod = "pgd-at"', "training.method", '"pgd-at"', 'regime = "adversarial"'),
     ("epochs = 2", "epochs = 2\nattack_steps = 3", "training.attack_steps", "3", 'regime = "adversarial"'),
+    ("epochs = 2", "epochs = 2\nattack_step_size = 1.0", "training.attack_step_size", "1.0", 'regime = "adversarial"'),
+    ("epochs = 2", "epochs = 2\ntrades_beta = 6.0", "training.trades_beta", "6.0", 'regime = "adversarial"'),
+    ('regime = "standard"', 'regime = "adversarial"\nconsistency = 12.0', "training.consistency", "12.0", None),
     ('regime = "standard"', 'regime = "adversarial"\nepsilon = 8', "training.epsilon", "8", '"8/255"'),
     ('regime = "standard"', 'regime = "adversarial"\nepsilon = "8\\\\255"', "training.epsilon", '"8\\255"', '"8/255"'),
     (
@@ -378,9 +396,52 @@ def test_an_unknown_option_may_be_a_misspelt_key_of_its_section() -> None:
     assert any(line.startswith("study.toml: `task.model.widht`") and "Did you mean width?" in line for line in lines)
 
 
-def test_steps_of_a_single_step_attack_are_refused() -> None:
-    text = GOOD.replace('regime = "standard"', 'regime = "adversarial"\nmethod = "n-fgsm"\nattack_steps = 4')
-    assert any("`training.attack_steps` must be left out" in line for line in faults(text, check_parts=True))
+@pytest.mark.parametrize(
+    ("method", "option", "having"),
+    [
+        ("n-fgsm", "attack_steps = 4", "pgd-at"),
+        ("fgsm", "attack_steps = 4", "pgd-at"),
+        (None, "attack_steps = 4", "pgd-at"),
+        ("n-fgsm", "trades_beta = 6.0", "trades"),
+        ("pgd-at", "trades_beta = 6.0", "trades"),
+    ],
+)
+def test_options_of_another_attack_are_refused(method: str | None, option: str, having: str) -> None:
+    named = f'\nmethod = "{method}"' if method else ""
+    text = GOOD.replace('regime = "standard"', f'regime = "adversarial"{named}\n{option}')
+    (line,) = faults(text, check_parts=True)
+    key, _, value = option.partition(" = ")
+    allowed = f'left out with method "{method or "n-fgsm"}", which has no such option'
+    assert line == f'study.toml: `training.{key}` must be {allowed}; found {value}. Did you mean method = "{having}"?'
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("pgd-at", "attack_steps = 4\nattack_step_size = 0.5"),
+        ("trades", "attack_steps = 4\nattack_step_size = 0.5\ntrades_beta = 3.0"),
+        ("fgsm", "attack_step_size = 2.0"),
+        ("n-fgsm", "attack_step_size = 1.0"),
+    ],
+)
+def test_options_of_an_attack_are_taken(method: str, options: str) -> None:
+    text = GOOD.replace('regime = "standard"', f'regime = "adversarial"\nmethod = "{method}"\n{options}')
+    training = read_study_text(text, file="study.toml").training
+    assert training.method == method
+    assert (training.attack_step_size or 0.0) > 0.0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("epochs = 2", 'epochs = 2\naugmentation = "augmxi"', "training.augmentation"),
+        ("activation_bits = [8]", 'augmentation = ["naturalistic", "augmxi"]', "space.augmentation[1]"),
+    ],
+)
+def test_an_unknown_augmentation_is_named(old: str, new: str, key: str) -> None:
+    (line,) = faults(GOOD.replace(old, new), check_parts=True)
+    assert line.startswith(f"study.toml: `{key}` must be one of naturalistic, augmix or your own module:attribute")
+    assert line.endswith('found "augmxi". Did you mean "augmix"?')
 
 
 def test_an_objective_of_another_target_and_a_wrong_corruption_are_refused() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from forgefront.spaces.plan import Recipe
 from forgefront.studies.errors import DataError, InputError, ModelError
+from forgefront.studies.registry import resolve
 from forgefront.studies.schema import Study
 from forgefront.studies.seeds import Seed
 from forgefront.trainers.class_balance import effective_number, inverse, repeat_factor
@@ -125,6 +126,39 @@ def test_weighted_loss_is_equation_4(tailed, name, weighting):
     assert weighted.item() == pytest.approx((weights[batch.targets] * losses).mean().item(), rel=1e-5)
     for off in (Recipe(), Recipe(class_weighting=name), Recipe(class_weighting="none", class_weight_scale=1.0)):
         assert tailed.loss(outputs, batch, off).item() == pytest.approx(losses.mean().item())
+
+
+@pytest.mark.parametrize("name", ["naturalistic", "augmix"])
+def test_the_recipe_names_what_augments(name):
+    task = make_task()
+    recipe = Recipe(augmentation_strength=1.0, augmentation=name)
+    plain, augmented = epoch(task, steps=1)[0], epoch(task, recipe, steps=1)[0]
+    assert torch.equal(plain.indices, augmented.indices)
+    expected = resolve("augmentation", name)(plain.images, 1.0, Seed(0).child("augmentation").torch(CPU))
+    assert torch.equal(augmented.images, expected)
+    assert augmented.views is None
+
+
+def test_consistency_keeps_the_images_and_gives_two_views_of_each():
+    task = make_task(consistency=12.0)
+    recipe = Recipe(augmentation_strength=1.0, augmentation="augmix")
+    plain, batch = epoch(make_task(), steps=1)[0], epoch(task, recipe, steps=1)[0]
+    assert torch.equal(batch.images, plain.images)
+    assert batch.views is not None
+    assert batch.views.shape == (128, 3, 32, 32)
+    first, second = batch.views.split(64)
+    assert not torch.equal(first, second)
+    # views are of their own image: nearer to it than to its neighbour, all but a few
+    near, far = (first - plain.images).square().mean(dim=(1, 2, 3)), (first - plain.images.roll(1, 0)).square()
+    assert (near < far.mean(dim=(1, 2, 3))).float().mean() > 0.9
+    # images that are not augmented have no views to agree with
+    assert epoch(task, Recipe(), steps=1)[0].views is None
+
+
+def test_predictions_are_probabilities(task):
+    outputs = torch.randn(4, 10, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(task.log_probabilities(outputs).exp().sum(dim=1), torch.ones(4))
+    assert [part.shape[0] for part in task.split(outputs, 2)] == [2, 2]
 
 
 def test_label_smoothing_enters_the_loss_but_not_the_attack():

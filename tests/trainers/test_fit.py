@@ -18,10 +18,10 @@ from forgefront.spaces.plan import LayerPlan, Pruning, Quantization, Recipe, Tri
 from forgefront.studies.errors import DivergedError, InputError
 from forgefront.studies.schema import Study
 from forgefront.studies.seeds import Seed
-from forgefront.trainers.attacks.pgd import PGDAT
-from forgefront.trainers.attacks.single_step import NFGSM
+from forgefront.trainers.attacks.multi_step import PGDAT, TRADES
+from forgefront.trainers.attacks.single_step import NFGSM, TrainingFGSM
 from forgefront.trainers.fit import Progress, fit, make_attack, weight_sparsity
-from forgefront.trainers.overfitting_guard import OverfittingGuard, is_overfitting
+from forgefront.trainers.overfitting_guard import Accuracies, OverfittingGuard, is_overfitting
 from forgefront.trainers.tasks.classification import ClassificationTask
 
 CPU = torch.device("cpu")
@@ -150,8 +150,7 @@ def test_adversarial_training_withstands_what_plain_training_does_not():
     task, robust, result = robust_run()
     _, plain, _ = plain_run()
     guard = OverfittingGuard(task, EPSILON, seed=Seed(0))
-    (_, plain_accuracy), (_, robust_accuracy) = guard.accuracies(plain.model), guard.accuracies(robust.model)
-    assert robust_accuracy > plain_accuracy + 0.3
+    assert guard.accuracies(robust.model).pgd > guard.accuracies(plain.model).pgd + 0.3
     assert result.deviations == []
 
 
@@ -166,27 +165,82 @@ def test_the_attack_follows_recipe_and_study():
     assert make_attack(Recipe(), training) is None
 
 
-def test_attack_steps_of_an_attack_without_steps_are_refused():
-    training = make_study("adversarial", epochs=1, attack_steps=4).training
-    with pytest.raises(
-        InputError, match='must be left out with the method "n-fgsm", which has no such option; found 4'
-    ):
+@pytest.mark.parametrize(("key", "value"), [("attack_steps", 4), ("trades_beta", 3.0)])
+def test_options_that_an_attack_does_not_have_are_refused(key, value):
+    training = make_study("adversarial", epochs=1, **{key: value}).training
+    reason = f'`training.{key}` must be left out with the method "n-fgsm", which has no such option; found {value}'
+    with pytest.raises(InputError, match=reason):
         make_attack(ADVERSARIAL, training)
+
+
+def test_the_options_of_an_attack_are_the_studys():
+    training = make_study("adversarial", epochs=1, method="trades", trades_beta=2.0, attack_step_size=0.5).training
+    attack = make_attack(Recipe("adversarial", method="trades", epsilon=0.1), training)
+    assert isinstance(attack, TRADES)
+    assert (attack.beta, attack.step_size, attack.steps) == (2.0, 0.5, 10)
+    single = make_study("adversarial", epochs=1, method="fgsm", attack_step_size=2.0).training
+    attack = make_attack(Recipe("adversarial", method="fgsm", epsilon=0.1), single)
+    assert isinstance(attack, TrainingFGSM)
+    assert attack.step_size == 2.0
+
+
+@pytest.mark.parametrize(
+    ("training", "recipe"),
+    [
+        ({"consistency": 12.0}, Recipe("naturalistic", 1.0, augmentation="augmix")),
+        ({"consistency": 12.0, "augmentation": "naturalistic"}, Recipe("naturalistic", 0.5)),
+        ({"regime": "adversarial", "attack_steps": 2}, Recipe("adversarial", method="trades", epsilon=0.05)),
+    ],
+    ids=["augmix", "naturalistic", "trades"],
+)
+def test_losses_on_views_are_trained_on(training, recipe):
+    # the images pass through the model with their views, whose predictions come to agree with theirs
+    _, attached, result = train(make_study(**{"regime": "standard", "epochs": 4, **training}), recipe, compressed())
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+    assert result.history[-1]["train_accuracy"] > result.history[0]["train_accuracy"]
+    assert result.deviations == []
+    assert all(bool(parameter.isfinite().all()) for parameter in attached.model.parameters())
+
+
+def test_a_view_weighs_nothing_without_a_weight():
+    recipe = Recipe("adversarial", method="trades", epsilon=0.05)
+    (_, none, _), (_, some, _) = (
+        train(make_study("adversarial", steps=4, attack_steps=1, trades_beta=beta), recipe) for beta in (0.0, 6.0)
+    )
+    assert digest(none.model) != digest(some.model)
 
 
 @pytest.mark.parametrize(
     ("best", "now", "overfits"),
     [
-        ((0.9, 0.5), (0.95, 0.0), True),
-        ((0.9, 0.5), (0.9, 0.29), True),
-        ((0.9, 0.5), (0.9, 0.31), False),
-        ((0.9, 0.5), (0.5, 0.1), False),  # compression took both
-        ((0.9, 0.5), (0.8, 0.1), True),
-        ((0.0, 0.0), (0.1, 0.0), False),
+        ((0.9, 0.6, 0.5), (0.95, 0.9, 0.0), True),
+        ((0.9, 0.6, 0.5), (0.9, 0.3, 0.29), True),
+        ((0.9, 0.6, 0.5), (0.9, 0.6, 0.31), False),
+        ((0.9, 0.6, 0.5), (0.5, 0.2, 0.1), False),  # compression took both
+        ((0.9, 0.6, 0.5), (0.8, 0.2, 0.1), True),
+        ((0.0, 0.0, 0.0), (0.1, 0.0, 0.0), False),
+        ((0.5, 0.2, 0.1), (0.7, 0.7, 0.05), True),  # never robust, and certain of what a single step shows
+        ((0.5, 0.2, 0.1), (0.9, 0.5, 0.15), False),
     ],
 )
 def test_what_counts_as_catastrophic_overfitting(best, now, overfits):
-    assert is_overfitting(best, now) is overfits
+    assert is_overfitting(Accuracies(*best), Accuracies(*now)) is overfits
+
+
+def test_weights_that_overfit_at_once_are_no_good_ones(monkeypatch):
+    task, robust, _ = robust_run()
+    verdicts = iter([Accuracies(0.9, 0.9, 0.1), Accuracies(0.9, 0.5, 0.4), Accuracies(0.9, 0.9, 0.1)])
+    monkeypatch.setattr(OverfittingGuard, "accuracies", lambda self, model: next(verdicts))
+    guard, model = OverfittingGuard(task, EPSILON, seed=Seed(0)), deepcopy(robust.model)
+    assert guard.check(model) is None
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    good = digest(model)
+    assert guard.check(model) is None
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    assert guard.check(model) is not None
+    assert digest(model) == good
 
 
 def test_the_guard_restores_the_last_good_weights():
@@ -205,7 +259,8 @@ def test_the_guard_restores_the_last_good_weights():
 
 
 def test_fit_restores_slows_down_and_records_it(monkeypatch):
-    verdicts = iter([(0.9, 0.6), (0.95, 0.05)] + [(0.9, 0.6)] * 8)
+    well, badly = Accuracies(0.9, 0.7, 0.6), Accuracies(0.95, 0.95, 0.05)
+    verdicts = iter([well, badly] + [well] * 8)
     monkeypatch.setattr(OverfittingGuard, "accuracies", lambda self, model: next(verdicts))
     _, _, result = train(make_study("adversarial", steps=20), ADVERSARIAL)
     (deviation,) = result.deviations

@@ -1,185 +1,191 @@
-"""Projected gradient descent in L∞ (Madry et al. 2018): PGD-AT for training, `pgd` with restarts for evaluation."""
+"""FGSM (Goodfellow et al. 2015) and projected gradient descent (Madry et al. 2018) that measure robustness.
+
+Restarts count as "any succeeds", and so does every iterate on the way. Published settings (Wong et al. 2020): steps of
+2/255 at ε = 8/255, 50 of them, 10 restarts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+from contextlib import nullcontext
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from .base import LossFunction, input_gradient, uniform_noise
+from ...studies.epsilon import Epsilon
+from .backward_pass import backward_pass_approximation
+from .base import AttackResult, LossFunction, Victim, input_gradient
+from .progress import Progress, attack_loss, evaluation_mode
+from .threat import Norm, Threat
 
-__all__ = ["PGDAT", "pgd", "pgd_examples"]
+__all__ = ["FGSM", "PGD", "Schedule", "default_step_size", "step_share"]
 
-
-def _project(adversarial: Tensor, images: Tensor, epsilon: float) -> Tensor:
-    return (images + (adversarial - images).clamp_(-epsilon, epsilon)).clamp_(0.0, 1.0)
-
-
-class PGDAT:
-    """PGD adversarial training: `steps` steps from a random start (Madry et al. 2018, arXiv 1706.06083).
-
-    Args:
-        epsilon: L∞ radius on images in [0, 1].
-        steps: Gradient steps a batch, at least 1.
-        step_size: Length of a step on images in [0, 1]; None means 2.5 ε / steps, so that the ball can be crossed
-            (2/255 with ε = 8/255 and the published 10 steps).
-    """
-
-    def __init__(self, *, epsilon: float, steps: int = 10, step_size: float | None = None) -> None:
-        self.epsilon = epsilon
-        self.steps = steps
-        self.step_size = 2.5 * epsilon / steps if step_size is None else step_size
-
-    def __call__(
-        self, model: nn.Module, images: Tensor, targets: Tensor, loss: LossFunction, generator: torch.Generator
-    ) -> Tensor:
-        """Adversarial images, float32 in [0, 1], within ε of `images`."""
-        adversarial = (images + uniform_noise(images, self.epsilon, generator)).clamp_(0.0, 1.0)
-        for _ in range(self.steps):
-            gradient, _ = input_gradient(model, adversarial, targets, loss)
-            adversarial = _project(adversarial + self.step_size * gradient.sign(), images, self.epsilon)
-        return adversarial
+Schedule = Literal["constant", "linear", "cosine"]
 
 
-def pgd(
-    model: nn.Module,
-    images: Tensor,
-    targets: Tensor,
-    *,
-    loss: LossFunction,
-    correct: Callable[[Tensor, Tensor], Tensor],
-    epsilon: float,
-    step_size: float,
-    steps: int,
-    restarts: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """Which images withstand PGD: correct when clean and at every iterate of every restart.
+class PGD:
+    """Steps along the gradient of a loss from random starts, each projected back into the ball.
 
-    The model runs in evaluation mode and is left in the mode it came in. An image that is broken takes no further
-    steps; this changes no other image's outcome, and restart r draws the same noise whatever `restarts` is, so the
-    result can only fall as restarts are added.
+    An image that is broken takes no further steps; this changes no other image's outcome. Restart r starts from the
+    same noise whatever `restarts` and `loss` are, so the result can only fall as restarts or losses are added.
 
     Args:
-        model: Takes (N, 3, H, W) images in [0, 1].
-        images: float32 in [0, 1], (N, 3, H, W).
-        targets: One for each image, indexable by a bool mask.
-        loss: (outputs, targets) -> loss of each image, (N,), which the attack raises.
-        correct: (outputs, targets) -> bool, (N,).
-        epsilon: L∞ radius.
-        step_size: Length of a step.
-        steps: Gradient steps a restart.
+        epsilon: Radius on images in [0, 1].
+        steps: Gradient steps of a restart, at least 1.
         restarts: Random starts, at least 1.
-        generator: On the device of `images`.
-
-    Returns:
-        bool, (N,).
+        step_size: Length of a step; None takes `default_step_size`: ε/4 from 10 steps on.
+        norm: ``"linf"`` or ``"l2"``.
+        loss: Which of the task's attack losses is raised; of several, each gets all restarts. Examples are compared
+            by the first.
+        schedule: How steps shorten within a restart; see `step_share`.
+        stop_when_broken: False goes on with broken images too, for examples of high loss that are to break other
+            models; which images are robust is the same.
+        bpda: Let gradients pass through roundings and clipped activations (see `backward_pass`).
     """
-    attack = _Attack(model, images, targets, loss, correct, epsilon, step_size, track_loss=False)
-    attack.run(steps, restarts, generator)
-    return attack.robust
 
-
-def pgd_examples(
-    model: nn.Module,
-    images: Tensor,
-    targets: Tensor,
-    *,
-    loss: LossFunction,
-    correct: Callable[[Tensor, Tensor], Tensor],
-    epsilon: float,
-    step_size: float,
-    steps: int,
-    restarts: int,
-    generator: torch.Generator,
-) -> Tensor:
-    """The adversarial images that PGD finds, for transfer to another model.
-
-    Unlike `pgd`, every image takes all steps of all restarts, since an example that just breaks `model` need not
-    transfer. Each image's example is its iterate of highest loss, one that `model` gets wrong before any that it
-    gets right. Arguments as in `pgd`.
-
-    Returns:
-        float32 in [0, 1], within ε of `images`.
-    """
-    attack = _Attack(model, images, targets, loss, correct, epsilon, step_size, track_loss=True)
-    attack.run(steps, restarts, generator)
-    return attack.examples
-
-
-class _Attack:
-    """The state that the restarts of one attack share."""
+    from_noise = True
 
     def __init__(
         self,
-        model: nn.Module,
-        images: Tensor,
-        targets: Tensor,
-        loss: LossFunction,
-        correct: Callable[[Tensor, Tensor], Tensor],
-        epsilon: float,
-        step_size: float,
         *,
-        track_loss: bool,
+        epsilon: Epsilon,
+        steps: Annotated[int, Field(ge=1)] = 50,
+        restarts: Annotated[int, Field(ge=1)] = 10,
+        step_size: Epsilon | None = None,
+        norm: Norm = "linf",
+        loss: str | Annotated[tuple[str, ...], Field(min_length=1)] = "cross-entropy",
+        schedule: Schedule = "constant",
+        stop_when_broken: bool = True,
+        bpda: bool = False,
     ) -> None:
-        self.model, self.images, self.targets = model, images.detach().float(), targets
-        self.loss, self.correct = loss, correct
-        self.epsilon, self.step_size = epsilon, step_size
-        self.track_loss = track_loss
-        self.robust = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        self.examples = self.images.clone()
-        self.best = torch.full((len(images),), -torch.inf, device=images.device)
-        self.best_breaks = torch.zeros_like(self.robust)
+        self.epsilon = epsilon
+        self.steps = steps
+        self.restarts = restarts
+        self.step_size = default_step_size(epsilon, steps) if step_size is None else step_size
+        self.norm = norm
+        self.losses = (loss,) if isinstance(loss, str) else tuple(loss)
+        self.schedule = schedule
+        self.stop_when_broken = stop_when_broken
+        self.bpda = bpda
+        self._threat = Threat(norm, epsilon)
 
-    def run(self, steps: int, restarts: int, generator: torch.Generator) -> None:
-        with _evaluation_mode(self.model):
-            everything = torch.arange(len(self.images), device=self.images.device)
-            with torch.no_grad():
-                self._judge(everything, self.images, self.model(self.images))
-            for _ in range(restarts):
-                noise = uniform_noise(self.images, self.epsilon, generator)
-                active = everything if self.track_loss else self.robust.nonzero().flatten()
-                adversarial = (self.images[active] + noise[active]).clamp_(0.0, 1.0)
-                self._restart(active, adversarial, steps)
+    def __call__(
+        self,
+        victim: Victim,
+        images: Tensor,
+        targets: Any,
+        generator: torch.Generator,
+        *,
+        gradients_from: nn.Module | None = None,
+    ) -> AttackResult:
+        """Attack a batch; see `EvaluationAttack`.
 
-    def _restart(self, active: Tensor, adversarial: Tensor, steps: int) -> None:
-        for _ in range(steps):
+        Args:
+            victim: The model. Images that it gets wrong when clean are not attacked, unless `stop_when_broken` is
+                False.
+            images: float32 in [0, 1], (N, 3, H, W).
+            targets: One for each image.
+            generator: On the device of `images`.
+            gradients_from: Another model for the same inputs whose gradients are followed, while every iterate is
+                tried on the victim: a transfer attack that is never weaker than one that tries the last iterate only.
+
+        Returns:
+            The result; zero gradients are counted at the first start, among the images that are attacked there.
+
+        Raises:
+            InputError: The task has no such loss.
+        """
+        losses = [attack_loss(victim, name) for name in self.losses]
+        source = victim.model if gradients_from is None else gradients_from
+        record = Progress if self.stop_when_broken else _Lasting
+        progress = record(victim, images, targets, self.losses[0])
+        zero_gradients: int | None = None
+        approximation = backward_pass_approximation(source) if self.bpda else nullcontext()
+        with evaluation_mode(victim.model), evaluation_mode(source), approximation:
+            progress.begin()
+            for _ in range(self.restarts):
+                # drawn for the whole batch, so that an image's start does not depend on what else stands
+                start = self._threat.random_start(progress.images, generator) if self.from_noise else progress.images
+                for loss in losses:
+                    without = self._climb(progress, source, loss, start)
+                    zero_gradients = without if zero_gradients is None else zero_gradients
+        return progress.result(zero_gradients)
+
+    def _climb(self, progress: Progress, source: nn.Module, loss: LossFunction, start: Tensor) -> int:
+        """One restart with one loss; how many of the images that it attacks have no gradient at the start."""
+        attacked = progress.robust if self.stop_when_broken else torch.ones_like(progress.robust)
+        active = attacked.nonzero().flatten()
+        point, images, without = start[active], progress.images[active], 0
+        for step in range(self.steps):
             if not len(active):
-                return
-            gradient, outputs = input_gradient(self.model, adversarial, self.targets[active], self.loss)
-            keep = self._judge(active, adversarial, outputs)
-            if not keep.all():
-                active, adversarial, gradient = active[keep], adversarial[keep], gradient[keep]
-            moved = adversarial + self.step_size * gradient.sign()
-            adversarial = _project(moved, self.images[active], self.epsilon)
+                return without
+            gradient, outputs = input_gradient(source, point, progress.targets[active], loss)
+            if step == 0:
+                without = int((gradient == 0.0).flatten(1).all(dim=1).sum())
+            if source is not progress.victim.model:
+                outputs = _outputs(progress.victim.model, point)
+            standing, _ = progress.judge(active, point, outputs)
+            if self.stop_when_broken and not standing.all():
+                active, point, images, gradient = (part[standing] for part in (active, point, images, gradient))
+            size = self.step_size * step_share(self.schedule, step, self.steps)
+            point = self._threat.project(point + self._threat.step(gradient, size), images)
         if len(active):
-            with torch.no_grad():
-                self._judge(active, adversarial, self.model(adversarial))
+            progress.judge(active, point, _outputs(progress.victim.model, point))
+        return without
 
-    def _judge(self, active: Tensor, adversarial: Tensor, outputs: Tensor) -> Tensor:
-        """Record which of the active images these iterates break; which of them go on, bool."""
+
+class FGSM(PGD):
+    """The fast gradient sign method: one step of length ε from the image itself (Goodfellow et al. 2015, 1412.6572).
+
+    Args:
+        epsilon: Radius on images in [0, 1].
+        norm: ``"linf"`` or ``"l2"``.
+        loss: Which of the task's attack losses is raised.
+        bpda: Let gradients pass through roundings and clipped activations.
+    """
+
+    from_noise = False
+
+    def __init__(
+        self, *, epsilon: Epsilon, norm: Norm = "linf", loss: str = "cross-entropy", bpda: bool = False
+    ) -> None:
+        super().__init__(epsilon=epsilon, steps=1, restarts=1, step_size=epsilon, norm=norm, loss=loss, bpda=bpda)
+
+
+def default_step_size(epsilon: float, steps: int) -> float:
+    """ε/4, and for fewer than 10 steps 2.5 ε / steps, so that the ball can be crossed."""
+    return max(epsilon / 4, 2.5 * epsilon / steps)
+
+
+def step_share(schedule: Schedule, step: int, steps: int) -> float:
+    """Length of step `step` (from 0) of `steps`, as a share of the first one's.
+
+    Constant 1; linear 1 − t/T, down to 1/T; or cosine ½(1 + cos(π t/T)).
+    """
+    if schedule == "constant":
+        return 1.0
+    return 1.0 - step / steps if schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * step / steps))
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, images: Tensor) -> Any:
+    return model(images)
+
+
+class _Lasting(Progress):
+    """Progress of images that go on once they are broken: what breaks them is kept, unless a worse one does so too."""
+
+    @torch.no_grad()
+    def judge(self, active: Tensor, adversarial: Tensor, outputs: Any) -> tuple[Tensor, Tensor]:
         targets = self.targets[active]
-        standing = self.correct(outputs, targets)
-        self.robust[active] &= standing
-        if not self.track_loss:
-            return standing
-        value = torch.nan_to_num(self.loss(outputs, targets).detach().float(), nan=-torch.inf)
-        breaks, held = ~standing, self.best_breaks[active]
-        better = (breaks & ~held) | ((breaks == held) & (value > self.best[active]))
+        standing = self.victim.correct(outputs, targets)
+        value = torch.nan_to_num(self.loss(outputs, targets).float(), nan=-torch.inf)
+        unbroken, higher = self.robust[active], value > self.best[active]
+        better = torch.where(standing, unbroken & higher, unbroken | higher)
         chosen = active[better]
+        self.robust[active] &= standing
         self.examples[chosen] = adversarial[better]
-        self.best[chosen], self.best_breaks[chosen] = value[better], breaks[better]
-        return torch.ones_like(standing)
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+        self.best[chosen] = value[better]
+        return standing, value

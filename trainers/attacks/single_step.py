@@ -1,4 +1,4 @@
-"""Single-step training attacks: N-FGSM (de Jorge et al. 2022) and FGSM-RS (Wong et al. 2020)."""
+"""Single-step training attacks: N-FGSM (de Jorge et al. 2022), FGSM-RS (Wong et al. 2020) and plain FGSM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .base import LossFunction, input_gradient, uniform_noise
 
-__all__ = ["FGSMRS", "NFGSM"]
+__all__ = ["FGSMRS", "NFGSM", "TrainingFGSM"]
 
 
 class NFGSM:
@@ -56,3 +56,25 @@ class FGSMRS:
         gradient, _ = input_gradient(model, start, targets, loss)
         delta = start - images + self.step_size * self.epsilon * gradient.sign()
         return (images + delta.clamp_(-self.epsilon, self.epsilon)).clamp_(0.0, 1.0)
+
+
+class TrainingFGSM:
+    """Plain FGSM, x' = clamp(x + α·sign ∇L(x)): no noise, no projection (Goodfellow et al. 2015, arXiv 1412.6572).
+
+    For comparison: training with it overfits catastrophically, the more surely the longer the step.
+
+    Args:
+        epsilon: L∞ radius on images in [0, 1].
+        step_size: α in units of ε.
+    """
+
+    def __init__(self, *, epsilon: float, step_size: float = 1.0) -> None:
+        self.epsilon = epsilon
+        self.step_size = step_size
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, targets: Tensor, loss: LossFunction, generator: torch.Generator
+    ) -> Tensor:
+        """Adversarial images, float32 in [0, 1], within α of `images`."""
+        gradient, _ = input_gradient(model, images, targets, loss)
+        return (images + self.step_size * self.epsilon * gradient.sign()).clamp_(0.0, 1.0)

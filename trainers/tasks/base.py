@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...spaces.plan import Recipe
+from ...studies.errors import InputError
 from ...studies.seeds import Seed
 from ..attacks.base import LossFunction
 
@@ -33,11 +34,19 @@ class Batch:
         images: float32 in [0, 1], (N, 3, H, W).
         targets: Whatever the task's losses take; int64 labels, (N,), in classification.
         indices: int64, (N,); positions in the official split.
+        views: Other versions of the images, whose predictions are to agree with theirs: float32 in [0, 1],
+            (V·N, 3, H, W), all images once, then again; None where there are none.
     """
 
     images: Tensor
     targets: Any
     indices: Tensor
+    views: Tensor | None = None
+
+    @property
+    def inputs(self) -> Tensor:
+        """What goes through the model: the images, and the views behind them."""
+        return self.images if self.views is None else torch.cat([self.images, self.views])
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,10 @@ class Task(ABC):
     def train_batches(
         self, recipe: Recipe, *, batch_size: int, steps: int | None = None, seed: Seed
     ) -> Iterator[Batch]:
-        """One shuffled epoch (its first `steps` batches, if given), sampled and augmented as `recipe` says."""
+        """One shuffled epoch (its first `steps` batches, if given), sampled and augmented as `recipe` says.
+
+        Batches have views where the study asks for consistent predictions and the recipe augments.
+        """
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch, recipe: Recipe) -> Tensor:
@@ -117,6 +129,24 @@ class Task(ABC):
     def attack_losses(self) -> dict[str, LossFunction]:
         """What an attack may raise, by name; the first is `attack_loss`."""
         return {"cross-entropy": self.attack_loss}
+
+    def log_probabilities(self, outputs: Any) -> Tensor:
+        """Logarithms of what the model believes of each image, (N, ..., C), summing to probability 1 over C.
+
+        For losses that compare predictions (TRADES, consistency); a task without such a notion leaves it out.
+
+        Raises:
+            InputError: The task leaves it out.
+        """
+        raise InputError(
+            '`training.method` must not be "trades" and `training.consistency` must be 0 with this task, whose '
+            f"predictions cannot be compared; found {type(self).__name__}."
+        )
+
+    def split(self, outputs: Any, parts: int) -> Sequence[Any]:
+        """The outputs for each of `parts` equal groups of images that went through the model one behind the other."""
+        groups: tuple[Tensor, ...] = outputs.chunk(parts)
+        return groups
 
     @abstractmethod
     def correct(self, outputs: Any, targets: Any) -> Tensor:

@@ -16,7 +16,8 @@ from ...spaces.plan import Recipe
 from ...studies.errors import DataError
 from ...studies.registry import bind, resolve, validate_options
 from ...studies.seeds import Seed
-from ..augmentation import naturalistic_augmentation
+from ..attacks.base import LossFunction
+from ..attacks.losses import margin, scaled_cross_entropy
 from ..class_balance import repeat_counts, repeat_factor, scale_weights
 from ..data.base import ImageData, Split
 from ..data.splits import Splits, make_splits, to_device
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from ...studies.schema import Study
 
 __all__ = ["ClassificationTask"]
+
+VIEWS = 2
 
 
 class ClassificationTask(Task):
@@ -120,8 +123,12 @@ class ClassificationTask(Task):
     def train_batches(
         self, recipe: Recipe, *, batch_size: int, steps: int | None = None, seed: Seed
     ) -> Iterator[Batch]:
-        """One shuffled epoch of whole batches, cropped, flipped and augmented on the device."""
+        """One shuffled epoch of whole batches, cropped, flipped and augmented on the device.
+
+        With `training.consistency` the images are those before augmentation, and the views two augmented versions.
+        """
         train, training = self._splits.train, self.study.training
+        augment, strength = resolve("augmentation", recipe.augmentation), recipe.augmentation_strength
         per_epoch = self.steps_per_epoch(batch_size, recipe)
         order = torch.from_numpy(self._draw_order(recipe, seed)).to(self.device)
         generator = seed.child("augmentation").torch(self.device)
@@ -130,8 +137,12 @@ class ClassificationTask(Task):
             images = random_crop(train.images[chosen], training.crop_padding, generator)
             if training.horizontal_flip:
                 images = random_horizontal_flip(images, generator)
-            augmented = naturalistic_augmentation(to_float(images), recipe.augmentation_strength, generator)
-            yield Batch(augmented, train.labels[chosen], train.indices[chosen])
+            plain, views = to_float(images), None
+            if training.consistency > 0.0 and strength > 0.0:
+                views = augment(plain.repeat(VIEWS, 1, 1, 1), strength, generator)
+            else:
+                plain = augment(plain, strength, generator)
+            yield Batch(plain, train.labels[chosen], train.indices[chosen], views)
 
     def loss(self, outputs: Tensor, batch: Batch, recipe: Recipe) -> Tensor:
         """Mean over the batch of w · cross entropy (Cygert & Czyżewski 2021, eq. 4), with label smoothing."""
@@ -143,6 +154,15 @@ class ClassificationTask(Task):
     def attack_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross entropy of each image, (N,)."""
         return functional.cross_entropy(outputs, targets, reduction="none")
+
+    @property
+    def attack_losses(self) -> dict[str, LossFunction]:
+        """Cross entropy, the margin, and the cross entropy of logits brought to one scale."""
+        return {"cross-entropy": self.attack_loss, "margin": margin, "scaled-cross-entropy": scaled_cross_entropy}
+
+    def log_probabilities(self, outputs: Tensor) -> Tensor:
+        """Log-softmax of the logits, (N, C)."""
+        return functional.log_softmax(outputs, dim=1)
 
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Whether the highest logit is the label's, bool, (N,); never where a logit is not a number."""

@@ -1,4 +1,4 @@
-"""Augmentation and geometry: identities, ranges, seeds."""
+"""Naturalistic augmentation and geometry: identities, ranges, seeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import colorsys
 import pytest
 import torch
 
-from forgefront.trainers.augmentation import (
+from forgefront.trainers.augmentations.naturalistic import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,

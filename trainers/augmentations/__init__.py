@@ -1,0 +1,1 @@
+"""Augmentations: functions `(images, strength, generator) -> images` on whole batches, registered by name."""
