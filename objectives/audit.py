@@ -285,15 +285,16 @@ class _Attacks:
 def _report(
     found: Mapping[str, Tensor], zero_gradients: int, losses: list[str], settings: Mapping[str, Any]
 ) -> AuditReport:
-    plain, everything, count = found["plain"], found["everything"], len(found["plain"])
+    plain, longer, count = found["plain"], found["more-steps"], len(found["plain"])
+    converged = plain & longer
 
     def alone(name: str) -> int:
-        return int((plain & ~found[name]).sum())
+        return int((converged & ~found[name]).sum())
 
     def check(name: str, images: int, tolerance: float) -> Check:
         return Check.of(name, images, count, tolerance)
 
-    either_way = max(alone("more-steps"), int((~plain & found["more-steps"]).sum()))
+    either_way = max(int((plain & ~longer).sum()), int((longer & ~plain).sum()))
     checks = (
         *(check(name, alone(name), OTHER_ATTACK) for name in (*losses, "bpda", "transfer")),
         check("more-steps", either_way, UNCONVERGED),
@@ -302,7 +303,7 @@ def _report(
         check("large-epsilon", int(found["large-epsilon"].sum()), NEVER),
         Check.of("zero-gradients", zero_gradients, int(found["clean"].sum()), NEVER),
         check("same-outputs", int((~found["same-outputs"]).sum()), NEVER),
-        check("gap", int((plain & ~everything).sum()), UNCONVERGED),
+        check("hidden", alone("everything"), OTHER_ATTACK),
     )
     alone_attacks = ("clean", "plain", *losses, "bpda", "transfer", "more-steps", "large-epsilon", "everything")
     accuracies = {name: int(found[name].sum()) / count for name in alone_attacks}

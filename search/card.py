@@ -57,7 +57,8 @@ def write_card(
         "",
         "## What was done to it",
         "",
-        f"Regime {recipe.regime}, augmentation strength {recipe.augmentation_strength:g}, class weighting "
+        f"Regime {recipe.regime}, augmentation {recipe.augmentation} at strength {recipe.augmentation_strength:g}, "
+        "class weighting "
         f"{recipe.class_weighting} (λ = {recipe.class_weight_scale:g})"
         + (f", {recipe.method} with ε = {recipe.epsilon:.4g}." if recipe.epsilon is not None else "."),
         "",

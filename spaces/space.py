@@ -235,14 +235,17 @@ class SearchSpace:
         training = self.training
         weighting = values.get("class_weighting", training.class_weighting)
         scale = values.get("class_weight_scale", training.class_weight_scale)
+        strength = snapped(values.get("augmentation_strength", training.augmentation_strength))
+        augmentation = {"augmentation": values.get("augmentation", training.augmentation)} if strength else {}
         return Recipe(
             regime=training.regime,
-            augmentation_strength=snapped(values.get("augmentation_strength", training.augmentation_strength)),
+            augmentation_strength=strength,
             class_weighting=weighting,
             class_weight_scale=snapped(scale) if weighting != "none" else 0.0,
             method=training.method,
             epsilon=training.epsilon,
-            augmentation=values.get("augmentation", training.augmentation),
+            # what does nothing has one name, so that recipes that train alike are equal
+            **augmentation,
         )
 
 

@@ -146,6 +146,11 @@ def _space_faults(space: SpaceSection, training: TrainingSection | None, search:
             allowed = "left out unless `training.class_weighting` or `space.class_weighting` names a weighting"
             found = space.class_weight_scale.model_dump()
             faults.append(Fault(("space", "class_weight_scale"), allowed, found, 'class_weighting = "inverse"'))
+    if training is not None and space.augmentation is not None and not training.augmentation_strength:
+        if space.augmentation_strength is None:
+            allowed = "left out while `training.augmentation_strength` is 0 and not searched"
+            suggestion = "augmentation_strength = { low = 0.0, high = 1.0 }"
+            faults.append(Fault(("space", "augmentation"), allowed, space.augmentation, suggestion))
     if search is not None:
         most, plans, way_out = _most_trials(space)
         least = 1 + search.seeds

@@ -129,7 +129,8 @@ def pixelate(images: Tensor, severity: int, draws: Draws) -> Tensor:
     """Shrink with a box filter and enlarge by repeating pixels; shapes as in `contrast`, `draws` is not used."""
     share = constant(images, severity, (0.95, 0.9, 0.85, 0.75, 0.65), (0.6, 0.5, 0.4, 0.3, 0.25))
     height, width = images.shape[-2:]
-    return pixelated(images, int(height * share), int(width * share))
+    enlarge: Literal["box", "nearest"] = "box" if is_small(images) else "nearest"
+    return pixelated(images, int(height * share), int(width * share), enlarge=enlarge)
 
 
 def jpeg_compression(images: Tensor, severity: int, draws: Draws) -> Tensor:

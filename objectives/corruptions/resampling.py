@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -43,13 +44,14 @@ def _middle(images: Tensor, height: int, width: int) -> Tensor:
     return images[..., top : top + height, left : left + width]
 
 
-def pixelated(images: Tensor, height: int, width: int) -> Tensor:
+def pixelated(images: Tensor, height: int, width: int, *, enlarge: Literal["box", "nearest"]) -> Tensor:
     """Shrink to (height, width) with Pillow's BOX filter, rounding to bytes after each axis, and repeat pixels.
 
     Args:
         images: (N, C, H, W) float32 in [0, 1] on the grid of eight bits.
         height: Of the small image, at most H.
         width: Of the small image, at most W.
+        enlarge: Which filter of Pillow's brings the size back; both repeat pixels, yet round ties differently.
 
     Returns:
         (N, C, H, W) float32 in [0, 1] on the grid of eight bits.
@@ -59,7 +61,11 @@ def pixelated(images: Tensor, height: int, width: int) -> Tensor:
     for axis, source, target in ((3, full_width, width), (2, full_height, height)):
         levels = _averaged(levels, axis, *_windows(source, target, images.device))
     for axis, source, target in ((3, width, full_width), (2, height, full_height)):
-        levels = levels.index_select(axis, _nearest(source, target, images.device))
+        if enlarge == "box":
+            chosen = _windows(source, target, images.device)[0][0]
+        else:
+            chosen = _nearest(source, target, images.device)
+        levels = levels.index_select(axis, chosen)
     return levels.div_(255.0)
 
 
@@ -79,11 +85,12 @@ def _windows(source: int, target: int, device: torch.device) -> tuple[Tensor, Te
         (k, target) int64 sources, (k, target) float32 of 1 or 0 for those that a target has, (target,) how many.
     """
     scale = source / target
+    stretch = max(scale, 1.0)
     chosen = []
     for index in range(target):
         centre = (index + 0.5) * scale
-        low, high = max(int(centre - 0.5 * scale + 0.5), 0), min(int(centre + 0.5 * scale + 0.5), source)
-        inside = (np.arange(low, high) + 0.5 - centre) / scale
+        low, high = max(int(centre - 0.5 * stretch + 0.5), 0), min(int(centre + 0.5 * stretch + 0.5), source)
+        inside = (np.arange(low, high) - centre + 0.5) * (1.0 / stretch)
         chosen.append(np.arange(low, high)[(inside > -0.5) & (inside <= 0.5)])
     counts = np.array([len(pixels) for pixels in chosen])
     steps = np.arange(counts.max())[:, None]
@@ -98,5 +105,7 @@ def _windows(source: int, target: int, device: torch.device) -> tuple[Tensor, Te
 
 @lru_cache(maxsize=64)
 def _nearest(source: int, target: int, device: torch.device) -> Tensor:
-    """(target,) int64: the source pixel under each target's centre."""
-    return torch.as_tensor(((np.arange(target) + 0.5) * (source / target)).astype(np.int64), device=device)
+    """(target,) int64: the source pixel under each target's centre, as Pillow finds it: by adding up steps in float64."""
+    step = source / target
+    places = np.cumsum(np.concatenate([[0.5 * step], np.full(target - 1, step)]))
+    return torch.as_tensor(places.astype(np.int64), device=device)

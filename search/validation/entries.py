@@ -54,7 +54,7 @@ class Entry:
     @property
     def title(self) -> str:
         """What a table's head and a picture's legend call it."""
-        return {"control": "control", "trial": f"trial {self.number}"}.get(self.role, f"control as {self.number}")
+        return {"control": "control", "trial": f"trial {self.number}"}.get(self.role, f"control like {self.number}")
 
 
 def entries_of(run: Run, numbers: Sequence[int]) -> list[Entry]:

@@ -43,6 +43,8 @@ STAGES = {
 """Part of the protocol to what a person reads."""
 
 AUDIT_IMAGES = 200
+FURTHER_RESTARTS = 2
+"""Of the attacks that follow the published one: they catch what it is blind to, for which few starts do."""
 ATTACK_BATCH_ON_CPU = 100
 """Images that one interruption of an attack may cost; an accelerator takes as many as a forward pass does."""
 
@@ -282,6 +284,7 @@ def _attacks(bench: Bench, model: EntryModel) -> Iterator[Step]:
                 "attack": protocol.attack,
                 "steps": protocol.steps,
                 "restarts": protocol.restarts,
+                "further_restarts": FURTHER_RESTARTS,
                 "batch": number,
                 "batch_size": size,
             },
@@ -305,7 +308,13 @@ def _attacks(bench: Bench, model: EntryModel) -> Iterator[Step]:
             "curve",
             f"curve-{epsilon:.5f}",
             f"PGD-{CURVE_STEPS} on {images} images at ε {epsilon:.4g}",
-            {**settings, "epsilon": epsilon, "steps": CURVE_STEPS, "curve": images},
+            {
+                **settings,
+                "epsilon": epsilon,
+                "steps": CURVE_STEPS,
+                "further_restarts": FURTHER_RESTARTS,
+                "curve": images,
+            },
             functools.partial(_at_radius, bench, model, epsilon, images),
             key=(epsilon,),
         )
@@ -314,14 +323,13 @@ def _attacks(bench: Bench, model: EntryModel) -> Iterator[Step]:
 def _attacked(bench: Bench, model: EntryModel, number: int, size: int) -> tuple[dict[str, Any], float]:
     part = bench.part(number * size, size)
     seed = bench.seed.child("attack").child(number)
-    protocol = bench.protocol
-    return _survivors(bench, model, part, bench.attack, protocol.steps, protocol.restarts, seed), 0.0
+    return _survivors(bench, model, part, bench.attack, bench.protocol.steps, seed), 0.0
 
 
 def _at_radius(bench: Bench, model: EntryModel, epsilon: float, images: int) -> tuple[dict[str, Any], float]:
     part = bench.part(0, images)
     attack = PGD(epsilon=epsilon, steps=CURVE_STEPS, restarts=1)
-    return _survivors(bench, model, part, attack, CURVE_STEPS, 1, bench.seed.child("curve")), 0.0
+    return _survivors(bench, model, part, attack, CURVE_STEPS, bench.seed.child("curve")), 0.0
 
 
 def _survivors(
@@ -330,7 +338,6 @@ def _survivors(
     part: EvaluationSet,
     attack: EvaluationAttack,
     steps: int,
-    restarts: int,
     seed: Seed,
 ) -> dict[str, Any]:
     """Which images withstand an attack through the candidate's own gradients, and all that law 7 asks beside it.
@@ -347,7 +354,7 @@ def _survivors(
 
     direct = attack(victim, batch.images, batch.targets, draws("direct")).robust
     robust = direct.clone()
-    settings: dict[str, Any] = {"epsilon": attack.epsilon, "steps": steps, "restarts": restarts}
+    settings: dict[str, Any] = {"epsilon": attack.epsilon, "steps": steps, "restarts": FURTHER_RESTARTS}
     first, strongest = next(iter(victim.losses)), scale_free(victim.losses)
     further = (
         ("unmasked", PGD(**settings, loss=strongest, bpda=True), None),

@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/corruption-findings")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--train-images", type=int, default=10_000)
-    parser.add_argument("--images", type=int, default=1000, help="test images that are corrupted")
+    parser.add_argument("--images", type=int, default=1000, help="test images that are corrupted; 0 only trains")
     parser.add_argument("--strength", type=float, default=0.5, help="of the naturalistic augmentation")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -240,6 +240,8 @@ def main() -> None:
         for name, variant in chosen.items():
             train(args, name, variant, number, layers)
             rows[name].append(wrong(args, task, name, number))
+    if args.images == 0 and args.experiment != "long-tail":
+        return
     if args.experiment == "long-tail":
         classes(rows, task.evaluation("test").targets.cpu().numpy())
     elif args.experiment == "pruning":

@@ -144,7 +144,7 @@ def test_a_trial_with_another_recipe_brings_its_own_control(finished_run: Path, 
     protocol = protocol_of(loaded.study, images=24, corruptions="fog", attack="none")
     found = validate(loaded, [number], protocol=protocol, say=said.append)
     assert [row["role"] for row in found.rows] == ["control", "recipe control", "trial"]
-    assert found.titles == ["control", f"control as {number}", f"trial {number}"]
+    assert found.titles == ["control", f"control like {number}", f"trial {number}"]
     assert found.rows[0]["mce"] == pytest.approx(100.0)
     assert found.rows[1]["compression_ratio"] == pytest.approx(1.0, abs=0.05)
     (folder,) = (run / "validation").glob("control-*")

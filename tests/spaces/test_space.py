@@ -200,9 +200,11 @@ def test_augmentations_are_a_choice_without_an_order(digits_layers) -> None:
     assert space.distributions["augmentation"].choices == ("naturalistic", "augmix")
     found = {space.decode(params).recipe.augmentation for params in sampled(space, 20)}
     assert found == {"naturalistic", "augmix"}
+    off = [space.decode(params | {"augmentation_strength": 0.0}).recipe for params in sampled(space, 20)]
+    assert {(recipe.augmentation, recipe.augmentation_strength) for recipe in off} == {("naturalistic", 0.0)}
     # known compressions do not vary it
     assert {space.decode(params).recipe.augmentation for params in ladder(space, 5)} == {"augmix"}
-    fixed = make(digits_layers, augmentation=["augmix"], weight_bits=[8, 4])
+    fixed = make(digits_layers, {"regime": "naturalistic"}, augmentation=["augmix"], weight_bits=[8, 4])
     assert "augmentation" not in fixed.distributions
     assert fixed.decode(fixed.encode(0.0)).recipe.augmentation == "augmix"
     assert fixed.control().recipe.augmentation == "naturalistic"

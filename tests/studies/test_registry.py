@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from forgefront.studies.errors import InputError, StudyFileError
-from forgefront.studies.registry import REGISTRY, bind, names, options_model, resolve, validate_options
+from forgefront.studies.registry import CORRUPTIONS, EXTRA_CORRUPTIONS, REGISTRY, bind, names, options_model, resolve, validate_options
 
 PART = """
 from __future__ import annotations
@@ -77,8 +77,12 @@ def test_every_registry_line_resolves(kind: str, name: str) -> None:
         assert field.alias
 
 
-def test_the_fifteen_corruptions_are_named() -> None:
-    assert len(names("corruption")) == 15
+def test_the_fifteen_corruptions_and_the_four_for_tuning_are_named() -> None:
+    published, extra = (
+        [name for members in groups.values() for name in members] for groups in (CORRUPTIONS, EXTRA_CORRUPTIONS)
+    )
+    assert (len(published), len(extra)) == (15, 4)
+    assert names("corruption") == published + extra
 
 
 def test_a_part_of_the_user_is_found_in_the_current_directory(module: str) -> None:

@@ -195,7 +195,7 @@ def test_the_options_of_an_attack_are_the_studys():
 )
 def test_losses_on_views_are_trained_on(training, recipe):
     # the images pass through the model with their views, whose predictions come to agree with theirs
-    _, attached, result = train(make_study(**{"regime": "standard", "epochs": 4, **training}), recipe, compressed())
+    _, attached, result = train(make_study(**{"regime": "standard", "epochs": 3, **training}), recipe, compressed())
     assert result.history[-1]["loss"] < result.history[0]["loss"]
     assert result.history[-1]["train_accuracy"] > result.history[0]["train_accuracy"]
     assert result.deviations == []

@@ -39,8 +39,11 @@ def speckle_noise(image, severity, chance):
 def shot_noise(image, severity, chance):
     photons = constant("shot_noise", image, severity)
     probability = stats.norm.cdf(channels_first(chance.normal(3, *image.shape[:2])))
-    # SciPy has no quantile of rate 0, which is 0
-    counts = np.where(image == 0, 0.0, stats.poisson.ppf(probability, np.maximum(image, 1) / 255.0 * photons))
+    counts = np.empty(image.shape)
+    for level in np.unique(image):
+        here = image == level
+        cdf = stats.poisson.cdf(np.arange(int(photons + 8 * photons**0.5 + 20)), level / 255.0 * photons)
+        counts[here] = np.searchsorted(cdf, probability[here])
     return in_bytes(counts / photons + 1e-9)
 
 
@@ -50,12 +53,12 @@ def impulse_noise(image, severity, chance):
     return np.where(place < amount / 2, 0, np.where(place < amount, 255, image)).astype(int)
 
 
-# over 49,000 and 115,000 pixels; a flip of a whole Poisson count or of one of 0.4 % impulses moves more than noise does
+# over 32,000 and 71,000 pixels; a flip of a whole Poisson count or of one of 0.4 % impulses moves more than noise does
 TOLERANCES = {
-    gaussian_noise: {},
-    speckle_noise: {},
-    shot_noise: {"beyond": 1e-4},
-    impulse_noise: {"rms": 0.03, "saturation": 0.002},
+    gaussian_noise: {"spectrum": 0.015},
+    speckle_noise: {"spectrum": 0.015},
+    shot_noise: {"beyond": 1e-4, "spectrum": 0.015},
+    impulse_noise: {"rms": 0.04, "spectrum": 0.03, "saturation": 0.003},
 }
 
 
