@@ -298,7 +298,7 @@ def _attacks(bench: Bench, model: EntryModel) -> Iterator[Step]:
         "audit",
         "audit",
         f"{images} images",
-        {**settings, "audit": images},
+        {**settings, "audit": images, "batch_size": size},
         functools.partial(_audited, bench, model, images),
     )
     images = min(CURVE_IMAGES, len(bench.images))
@@ -314,6 +314,7 @@ def _attacks(bench: Bench, model: EntryModel) -> Iterator[Step]:
                 "steps": CURVE_STEPS,
                 "further_restarts": FURTHER_RESTARTS,
                 "curve": images,
+                "batch_size": size,
             },
             functools.partial(_at_radius, bench, model, epsilon, images),
             key=(epsilon,),
@@ -323,13 +324,21 @@ def _attacks(bench: Bench, model: EntryModel) -> Iterator[Step]:
 def _attacked(bench: Bench, model: EntryModel, number: int, size: int) -> tuple[dict[str, Any], float]:
     part = bench.part(number * size, size)
     seed = bench.seed.child("attack").child(number)
-    return _survivors(bench, model, part, bench.attack, bench.protocol.steps, seed), 0.0
+    return _packed(*_survivors(bench, model, part, bench.attack, bench.protocol.steps, seed)), 0.0
 
 
 def _at_radius(bench: Bench, model: EntryModel, epsilon: float, images: int) -> tuple[dict[str, Any], float]:
-    part = bench.part(0, images)
     attack = PGD(epsilon=epsilon, steps=CURVE_STEPS, restarts=1)
-    return _survivors(bench, model, part, attack, CURVE_STEPS, bench.seed.child("curve")), 0.0
+    found = []
+    for start in range(0, images, bench.batch_size):
+        part = bench.part(start, min(bench.batch_size, images - start))
+        seed = bench.seed.child("curve").child(start)
+        found.append(_survivors(bench, model, part, attack, CURVE_STEPS, seed))
+    return _packed(*(torch.cat(parts) for parts in zip(*found, strict=True))), 0.0
+
+
+def _packed(direct: torch.Tensor, robust: torch.Tensor) -> dict[str, Any]:
+    return {"images": len(direct), "direct": pack(direct), "robust": pack(robust)}
 
 
 def _survivors(
@@ -339,7 +348,7 @@ def _survivors(
     attack: EvaluationAttack,
     steps: int,
     seed: Seed,
-) -> dict[str, Any]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Which images withstand an attack through the candidate's own gradients, and all that law 7 asks beside it.
 
     What is left after the attack meets PGD from which no scale of the outputs, rounding or clipping hides, then PGD
@@ -365,14 +374,15 @@ def _survivors(
         if len(left):
             images, targets = batch.images[left], batch.targets[left]
             robust[left] = pgd(victim, images, targets, draws(purpose), gradients_from=gradients_from).robust
-    return {"images": len(part), "direct": pack(direct), "robust": pack(robust)}
+    return direct, robust
 
 
 def _audited(bench: Bench, model: EntryModel, images: int) -> tuple[dict[str, Any], float]:
     part = bench.part(0, images)
     batch = next(part.batches(images))
+    seed, size = bench.seed.child("audit"), bench.batch_size
     report = audit(
-        model.candidate, bench.context.task, batch, epsilon=bench.protocol.epsilon, seed=bench.seed.child("audit")
+        model.candidate, bench.context.task, batch, epsilon=bench.protocol.epsilon, seed=seed, batch_size=size
     )
     return report.to_dict(), 0.0
 

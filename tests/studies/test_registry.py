@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from forgefront.studies.errors import InputError, StudyFileError
-from forgefront.studies.registry import CORRUPTIONS, EXTRA_CORRUPTIONS, REGISTRY, bind, names, options_model, resolve, validate_options
+from forgefront.studies.registry import (
+    CORRUPTIONS,
+    EXTRA_CORRUPTIONS,
+    REGISTRY,
+    bind,
+    names,
+    options_model,
+    resolve,
+    validate_options,
+)
 
 PART = """
 from __future__ import annotations

@@ -85,6 +85,13 @@ BAD = [
     ("activation_bits = [8]", "augmentation = []", "space.augmentation", "[]", None),
     (
         "activation_bits = [8]",
+        'augmentation = ["augmix", "naturalistic"]',
+        "space.augmentation",
+        '["augmix", "naturalistic"]',
+        "augmentation_strength = { low = 0.0, high = 1.0 }",
+    ),
+    (
+        "activation_bits = [8]",
         'augmentation = ["augmix", "augmix"]',
         "space.augmentation",
         '["augmix", "augmix"]',
@@ -435,7 +442,11 @@ def test_options_of_an_attack_are_taken(method: str, options: str) -> None:
     ("old", "new", "key"),
     [
         ("epochs = 2", 'epochs = 2\naugmentation = "augmxi"', "training.augmentation"),
-        ("activation_bits = [8]", 'augmentation = ["naturalistic", "augmxi"]', "space.augmentation[1]"),
+        (
+            "activation_bits = [8]",
+            'augmentation = ["naturalistic", "augmxi"]\naugmentation_strength = { low = 0.0, high = 1.0 }',
+            "space.augmentation[1]",
+        ),
     ],
 )
 def test_an_unknown_augmentation_is_named(old: str, new: str, key: str) -> None:
