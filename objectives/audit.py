@@ -1,32 +1,35 @@
 """Whether a candidate is robust or only hard to attack: the checks against masked gradients, with stated statistics.
 
 After Carlini et al. 2019 (arXiv 1902.06705), Athalye et al. 2018 (arXiv 1802.00420) and AutoAttack's own warnings
-(Croce & Hein 2020). Plain PGD, the cross entropy along the gradients that the candidate gives, is held against every
-attack that masked gradients would not stop. On n images each check counts those that speak against the candidate:
+(Croce & Hein 2020). PGD on the task's first loss, along the gradients that the candidate itself gives, is held against
+every attack that masked gradients would not stop. Each check counts images that speak against the candidate; of those
+that plain PGD leaves, even given four times as many steps:
 
-    margin, …             what PGD on each other loss of the task breaks and plain PGD does not; losses that do not
-                          change with the scale of the outputs among them
-    bpda                  … PGD with gradients passed through roundings and clipped activations
+    margin, …             how many PGD on another loss of the task breaks: those that no scale of the outputs hides
+    bpda                  … PGD with gradients passed through what rounds or clips
     transfer              … PGD along the gradients of the candidate's latent float weights
-    more-steps            … four times as many steps from other starts; or what plain PGD breaks and they do not
     noise                 … ten random perturbations of full length
-    square                what the Square attack breaks of all that withstood the above
-    large-epsilon         what withstands PGD where any image can become any other, or nearly so
-    zero-gradients        of the images that are right when clean, those without any gradient at PGD's start
-    same-outputs          images whose outputs differ when the model runs twice
-    gap                   what plain PGD leaves and any of the attacks within ε breaks
+    hidden                … any of these or Square
 
-A check fails where the count exceeds what a true share of its tolerance would exceed once in a hundred audits
-(`allowed`): the tolerance is what sound models come to, as attacks never converge fully. So 100 images forgive 8 that
-only another attack breaks; a share of 15 % is found in 94 of 100 audits, one of 20 % in 99 of 100.
+and of all images:
+
+    more-steps            how many plain PGD leaves and four times as many steps break, or the other way round
+    square                how many the Square attack breaks of those that withstood every gradient
+    large-epsilon         how many withstand PGD where any image can become nearly any other
+    zero-gradients        of those that are right when clean, how many have no gradient at all at PGD's start
+    same-outputs          how many get other outputs when the model runs twice
+
+A check fails where the count exceeds what a true share equal to its tolerance would exceed in one audit of a hundred
+(`allowed`). The tolerance is what sound models come to, since no attack converges fully. So of 100 images, 11 are
+forgiven that only another attack breaks: masking that hides 20 % of the images is found in 98 audits of 100, 15 % in
+84. Gradients that are gone altogether show in few images, but what hides no more than a tolerance passes, and so does
+nearly everything on a dozen images. A model that gives one answer whatever it sees fails, though nothing is hidden.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,106 +45,18 @@ from ..trainers.attacks.progress import Progress, evaluation_mode
 from ..trainers.attacks.square import Square
 from ..trainers.attacks.threat import Norm, Threat
 from ..trainers.tasks.base import Batch, Task
-from .base import binomial_error
+from .audit_report import AuditReport, Check
 
-__all__ = ["AuditReport", "Check", "Verdict", "allowed", "audit"]
+__all__ = ["audit"]
 
-Verdict = Literal["sound", "masked"]
-
-FALSE_ALARMS = 0.01
-"""How often a check fails a candidate whose true share is the tolerance."""
-OTHER_ATTACK, UNCONVERGED, NEVER = 0.03, 0.05, 0.01
-"""Tolerances: other gradients found up to 2 % more on sound models, PGD-40 and the union of all up to 3.5 % (float and
-int8 networks, 200 images each); what must not happen happened to 0.5 % at most."""
+OTHER_ATTACK, UNCONVERGED, NEVER = 0.05, 0.10, 0.01
+"""Tolerances. On sound networks (digits, CIFAR-10; float and 8 bits; plain and adversarially trained; 60 to 400 images
+each) other attacks broke up to 4 % that PGD-40 had left, PGD-40 up to 10 % that PGD-10 had left, and of what should
+never happen 0.7 % did."""
 MORE_STEPS = 4
 NOISE_DRAWS = 10
 LARGE_EPSILON = 0.5
 SAME = 1e-4
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check.
-
-    Args:
-        name: As in the table above.
-        value: Share of images that speak against the candidate, in [0, 1].
-        bound: The highest share that passes.
-        passed: Whether `value` is at most `bound`.
-    """
-
-    name: str
-    value: float
-    bound: float
-    passed: bool
-
-    @classmethod
-    def of(cls, name: str, count: int, trials: int, tolerance: float) -> Check:
-        """The check of `count` among `trials` images, which passes where there are none."""
-        most = allowed(trials, tolerance)
-        return cls(name, count / max(trials, 1), most / max(trials, 1), count <= most)
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """What an audit found.
-
-    Args:
-        images: How many images it looked at.
-        settings: Of plain PGD: epsilon, norm, steps, restarts, step_size; and of Square: queries.
-        accuracies: Share of the images that are right when clean, under each attack alone, under everything within ε.
-        checks: In the order of the table above.
-    """
-
-    images: int
-    settings: Mapping[str, Any]
-    accuracies: Mapping[str, float]
-    checks: tuple[Check, ...]
-
-    @property
-    def gap(self) -> float:
-        """Accuracy under plain PGD less accuracy under everything, in [0, 1]."""
-        return self.accuracies["plain"] - self.accuracies["everything"]
-
-    @property
-    def failed(self) -> list[str]:
-        """Names of the checks that failed."""
-        return [check.name for check in self.checks if not check.passed]
-
-    @property
-    def verdict(self) -> Verdict:
-        """Masked where any check failed."""
-        return "masked" if self.failed else "sound"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values, the gap with its standard error."""
-        return {
-            "images": self.images,
-            "settings": dict(self.settings),
-            "accuracies": dict(self.accuracies),
-            "checks": [vars(check) for check in self.checks],
-            "gap": self.gap,
-            "gap_standard_error": binomial_error(self.gap, self.images),
-            "verdict": self.verdict,
-            "failed": self.failed,
-        }
-
-
-def allowed(trials: int, tolerance: float, false_alarms: float = FALSE_ALARMS) -> int:
-    """The least k with P[Binomial(trials, tolerance) > k] ≤ `false_alarms`.
-
-    Args:
-        trials: n, at least 0.
-        tolerance: In (0, 1).
-        false_alarms: In (0, 1).
-    """
-    below = 0.0
-    for k in range(trials + 1):
-        ways = math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
-        below += math.exp(ways + k * math.log(tolerance) + (trials - k) * math.log1p(-tolerance))
-        if 1.0 - below <= false_alarms:
-            return k
-    return trials
 
 
 def audit(

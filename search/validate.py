@@ -23,13 +23,14 @@ from .lock import coordinator_lock
 from .score_columns import audit_columns, audit_text, score_columns
 from .tables import as_data, render
 from .trial import TrialContext
+from .validation.bench import Bench
 from .validation.entries import EntryModel, entries_of
 from .validation.plots import draw_all
 from .validation.progress import Costs, Progress, open_progress
 from .validation.protocol import Protocol, protocol_of
 from .validation.report import report
 from .validation.results import Measurements, attack_numbers, class_numbers, corruption_numbers, curve_numbers
-from .validation.steps import Bench, Step, in_order, steps_of
+from .validation.steps import Step, in_order, steps_of
 from .validation.store import writing
 
 if TYPE_CHECKING:

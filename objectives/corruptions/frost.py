@@ -62,9 +62,8 @@ def _load(file: Path) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
 
 
-@lru_cache(maxsize=4)
 def frost_canvas(
-    textures: Sequence[Tensor] | Tensor | None, height: int, width: int, small: bool, device: torch.device
+    textures: Sequence[Tensor] | None, height: int, width: int, small: bool, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Textures scaled for images of one size, side by side, and the number of places a crop of each may start at.
 
@@ -80,7 +79,20 @@ def frost_canvas(
 
     Returns:
         (T, 3, h, w) uint8 and (T, 2) float32 rows and columns.
+
+    Raises:
+        ValueError: `textures` is empty or one is not (3, h, w) uint8.
     """
+    return _canvas(None if textures is None else tuple(textures), height, width, small, device)
+
+
+# a tuple of tensors is found again by the tensors' identity
+@lru_cache(maxsize=4)
+def _canvas(
+    textures: tuple[Tensor, ...] | None, height: int, width: int, small: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    if textures is not None and not textures:
+        raise ValueError("`textures` must be one or more; found none.")
     if textures is None:
         # they repeat at their edges, so a crop may start anywhere
         tiles = procedural_textures(1 if small else 5)

@@ -105,7 +105,7 @@ def _windows(source: int, target: int, device: torch.device) -> tuple[Tensor, Te
 
 @lru_cache(maxsize=64)
 def _nearest(source: int, target: int, device: torch.device) -> Tensor:
-    """(target,) int64: the source pixel under each target's centre, as Pillow finds it: by adding up steps in float64."""
+    """(target,) int64: the source pixel under each target's centre, found as by Pillow: adding up steps in float64."""
     step = source / target
     places = np.cumsum(np.concatenate([[0.5 * step], np.full(target - 1, step)]))
     return torch.as_tensor(places.astype(np.int64), device=device)

@@ -68,8 +68,8 @@ def frost(images: Tensor, severity: int, draws: Draws, *, textures: Sequence[Ten
         images: As in `snow`.
         severity: 1–5.
         draws: The batch's random numbers.
-        textures: From `frost.load_textures`, best handed over as the same object each time, so that what is made of
-            it is kept; None takes the procedural ones.
+        textures: (3, h, w) uint8 each, from `frost.load_textures`, best the same tensors each time, so that what is
+            made of them is kept; None takes the procedural ones.
     """
     small = ((1.0, 0.2), (1.0, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
     large = ((1.0, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))

@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 
 MOST_CLASSES = 40
 """A picture shows as many classes, those that have changed most."""
-CONTROL, TRIAL = "#6b7280", "#c2410c"
+CONTROL, OTHER_CONTROL, TRIAL = "#6b7280", "#9ca3af", "#c2410c"
 
 
 def draw_all(
@@ -125,11 +125,11 @@ def _curves(
         points = list(curve.values())
         radius = np.array([255.0 * point["epsilon"] for point in points])
         share, error = (100.0 * np.array([point[key] for point in points]) for key in ("accuracy", "accuracy_se"))
+        colour: Any = CONTROL if role == "control" else OTHER_CONTROL
+        style = "--" if role == "control" else ":"
         if role == "trial":
             colour, style = palette(trials % palette.N), "-"
             trials += 1
-        else:
-            colour, style = (CONTROL, "--") if role == "control" else ("#9ca3af", ":")
         axes.plot(radius, share, style, color=colour, marker="o", markersize=3, label=title)
         axes.fill_between(radius, share - error, share + error, color=colour, alpha=0.15, linewidth=0)
     axes.axvline(255.0 * protocol.epsilon, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
@@ -166,7 +166,12 @@ def _class_bars(own: Row, control: Row, title: str, head: str) -> Figure:
             shares = [100.0 * (side[name][key] or 0.0) for name in shown]
             # one image's corrupted versions count as one image
             errors = [100.0 * binomial_error(side[name][key] or 0.0, side[name]["images"]) for name in shown]
-            bars = {"width": 0.38, "color": colour, "label": label, "error_kw": {"elinewidth": 0.8, "capsize": 1.5}}
+            bars: dict[str, Any] = {
+                "width": 0.38,
+                "color": colour,
+                "label": label,
+                "error_kw": {"elinewidth": 0.8, "capsize": 1.5},
+            }
             axes.bar(places + 0.4 * offset - 0.2, shares, yerr=errors, **bars)
         axes.set_xticks(places, shown, rotation=90 if max(map(len, shown)) > 3 else 0, fontsize=8)
         axes.set_xlim(-0.6, len(shown) - 0.4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,18 +95,17 @@ class Measurements:
     def wrong(self, name: str) -> np.ndarray:
         """Share of the severities of a corruption at which each image is wrong: float64, (N,)."""
         rights = [unpack(value["correct"], self.images) for value in self.corrupted[name].values()]
-        return 1.0 - np.mean(rights, axis=0, dtype=np.float64)
+        return np.asarray(1.0 - np.mean(rights, axis=0, dtype=np.float64))
 
     def withstands(self, what: str) -> Bits:
         """Which images withstand the attack, (N,); `what` is ``"direct"`` or ``"robust"``."""
         return np.concatenate([unpack(batch[what], batch["images"]) for batch in self.attack])
 
-    def raw_corruptions(self) -> dict[str, Any]:
-        """The raw numbers that `corruption_scores` takes."""
+    def raw_corruptions(self, names: Sequence[str]) -> dict[str, Any]:
+        """The raw numbers that `corruption_scores` takes, of some of the corruptions."""
         recipe = self.entry.recipe
         found = {
-            name: {severity: self._judged(value) for severity, value in by_severity.items()}
-            for name, by_severity in self.corrupted.items()
+            name: {severity: self._judged(value) for severity, value in self.corrupted[name].items()} for name in names
         }
         augmentation = recipe.augmentation if recipe.augmentation_strength > 0.0 else None
         return raw_numbers(self._judged(self.clean), found, augmentation=augmentation)
@@ -118,27 +117,34 @@ class Measurements:
 def corruption_numbers(own: Measurements, control: Measurements) -> dict[str, Any]:
     """Every variant of the corruption metrics, errors and their paired differences to the control's, JSON values.
 
-    ``mce_se`` and ``relative_mce_se`` too are paired: of the ratio, whose two sides saw the same images (delta method).
+    Metrics over corruptions, such as mCE, leave the four extra ones out where there are others, so that they are the
+    published ones; ``mean_error_extra`` is theirs. ``mce_se`` and ``relative_mce_se`` too are paired: of the ratio,
+    whose two sides saw the same images (delta method).
     """
     if not own.corrupted:
         return {}
-    raw = own.raw_corruptions()
-    scores = corruption_scores(raw, control.raw_corruptions())
-    names = list(own.corrupted)
-    wrong, base = ({name: side.wrong(name) for name in names} for side in (own, control))
+    every = list(own.corrupted)
+    names = [name for name in every if group_of(name) != "extra"] or every
+    raw = own.raw_corruptions(names)
+    scores = corruption_scores(raw, control.raw_corruptions(names))
+    wrong, base = ({name: side.wrong(name) for name in every} for side in (own, control))
 
-    def change(members: list[str]) -> Paired:
+    def change(members: Sequence[str]) -> Paired:
         return paired(*(np.mean([side[name] for name in members], axis=0) for side in (wrong, base)))
 
     seen = SEEN.get(raw["augmentation"] or "", ())
     groups = {
-        f"mean_error_{group}": [name for name in names if group_of(name) == group] for group in map(group_of, names)
+        f"mean_error_{group}": [name for name in every if group_of(name) == group] for group in map(group_of, every)
     }
     groups |= {
         "mean_error": names,
         "mean_error_seen": [name for name in names if name in seen],
         "mean_error_unseen": [name for name in names if name not in seen],
     }
+    if extra := groups.get("mean_error_extra"):
+        errors = np.mean([wrong[name] for name in extra], axis=0)
+        scores["mean_error_extra"] = float(errors.mean())
+        scores["mean_error_extra_se"] = float(errors.std()) / math.sqrt(len(errors))
     for key, members in groups.items():
         if key in scores and members:
             scores |= _named(f"{key}_change", change(members))
@@ -146,13 +152,13 @@ def corruption_numbers(own: Measurements, control: Measurements) -> dict[str, An
     ratios = [(wrong[name], base[name]) for name in names]
     scores["mce_se"] = _ratio_error(ratios)
     scores["relative_mce_se"] = _ratio_error([(e - clean, b - base_clean) for e, b in ratios])
-    changes = {name: change([name]) for name in names}
+    changes = {name: change([name]) for name in every}
     return {
-        "errors": raw["errors"],
-        "mean_errors": scores.pop("errors"),
+        "errors": own.raw_corruptions(every)["errors"],
+        "mean_errors": {name: float(wrong[name].mean()) for name in every},
         "mean_errors_change": {name: found.difference for name, found in changes.items()},
         "mean_errors_change_se": {name: found.standard_error for name, found in changes.items()},
-        **{key: value for key, value in scores.items() if key != "errors_se"},
+        **{key: value for key, value in scores.items() if key not in ("errors", "errors_se")},
     }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from fractions import Fraction
 
 import torch
 
@@ -47,10 +48,13 @@ def main() -> None:
     parser.add_argument("--data", help="folder of CIFAR-10; digits when it is left out")
     parser.add_argument("--methods", nargs="+", default=["n-fgsm", "fgsm"])
     parser.add_argument("--fgsm-step", type=float, default=1.25, help="of plain FGSM, in units of epsilon")
-    parser.add_argument("--epsilon", help="such as 8/255; by default the study's")
+    parser.add_argument(
+        "--epsilon", type=lambda text: float(Fraction(text)), help="such as 8/255; by default the study's"
+    )
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--images", type=int, default=500, help="test images that are attacked")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of the study file")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -63,7 +67,8 @@ def main() -> None:
             settings = [f"training.method={method}", f"training.overfitting_guard={str(guard).lower()}"]
             settings += [*CIFAR, f"task.data.root={args.data}"] if args.data else []
             settings += [f"training.attack_step_size={args.fgsm_step}"] if method == "fgsm" else []
-            settings += [f'training.epsilon="{args.epsilon}"'] if args.epsilon else []
+            settings += [f"training.epsilon={args.epsilon}"] if args.epsilon else []
+            settings += args.set
             study = load_study(study_name, overrides=settings, check_parts=False)
             training = study.training.model_copy(update={"steps": None, "epochs": args.epochs})
             task = ClassificationTask(study.model_copy(update={"training": training}), torch.device("cpu"))

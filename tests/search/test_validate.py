@@ -24,9 +24,10 @@ from forgefront.search.cli import main
 from forgefront.search.lock import coordinator_lock
 from forgefront.search.trial import TrialContext
 from forgefront.search.validate import Validation, validate
+from forgefront.search.validation.bench import Bench
 from forgefront.search.validation.entries import EntryModel, entries_of
 from forgefront.search.validation.protocol import protocol_of
-from forgefront.search.validation.steps import Bench, in_order, steps_of
+from forgefront.search.validation.steps import in_order, steps_of
 from forgefront.studies.errors import LockHeldError
 
 OPTIONS = ["--trial", "1", "--images", "24", "--corruptions", "fog,contrast", "--attack", "none"]

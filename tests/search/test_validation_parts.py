@@ -255,6 +255,23 @@ def test_seen_and_unseen_corruptions_are_those_of_the_augmentation() -> None:
     assert "mean_error_unseen_change_se" in numbers
 
 
+def test_the_extra_corruptions_do_not_enter_the_published_metrics() -> None:
+    own, control = measurements(2, 0.7, 4), measurements(1, 0.8)
+    published = corruption_numbers(own, control)
+    for side in (own, control):
+        side.corrupted["saturate"] = side.corrupted["fog"]
+    both = corruption_numbers(own, control)
+    assert {key: both[key] for key in ("mce", "mce_se", "relative_mce", "mean_error", "mean_error_change")} == {
+        key: published[key] for key in ("mce", "mce_se", "relative_mce", "mean_error", "mean_error_change")
+    }
+    assert both["mean_error_extra"] == pytest.approx(both["mean_errors"]["fog"])
+    assert both["mean_error_extra_change"] == pytest.approx(both["mean_errors_change"]["saturate"])
+    for side in (own, control):
+        side.corrupted = {"saturate": side.corrupted["saturate"]}
+    alone = corruption_numbers(own, control)
+    assert alone["mean_error"] == pytest.approx(alone["mean_error_extra"]) == pytest.approx(both["mean_error_extra"])
+
+
 def test_batches_under_attack_become_one() -> None:
     own, control = measurements(2, 0.7, 4), measurements(1, 0.8)
     numbers = attack_numbers(own, control)

@@ -1,8 +1,6 @@
-"""Attacks: bounds, gradients, seeds, and that a stronger attack is never weaker."""
+"""Training attacks: bounds, gradients, seeds."""
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from forgefront.trainers.attacks.base import input_gradient, uniform_noise
-from forgefront.trainers.attacks.pgd import PGDAT, pgd, pgd_examples
+from forgefront.trainers.attacks.multi_step import PGDAT
 from forgefront.trainers.attacks.single_step import FGSMRS, NFGSM
 from forgefront.trainers.data.digits import digits
 
@@ -24,10 +22,6 @@ def draws(seed: int = 0) -> torch.Generator:
 
 def loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, targets, reduction="none")
-
-
-def correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    return outputs.argmax(1) == targets
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +40,6 @@ def victim() -> tuple[nn.Module, Tensor, Tensor]:
         optimizer.step()
     optimizer.zero_grad()
     return model.eval(), images[:128], labels[:128]
-
-
-def survivors(victim, **options) -> Tensor:
-    model, images, targets = victim
-    settings = {"epsilon": EPSILON, "step_size": EPSILON / 4, "steps": 5, "restarts": 1, "generator": draws()}
-    return pgd(model, images, targets, loss=loss, correct=correct, **{**settings, **options})
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: type(attack).__name__)
@@ -103,79 +91,3 @@ def test_noise_fills_its_range():
     noise = uniform_noise(torch.empty(1000), 0.5, draws())
     assert -0.5 <= noise.min() < -0.45
     assert 0.45 < noise.max() <= 0.5
-
-
-def test_pgd_with_no_radius_is_clean_accuracy(victim):
-    model, images, targets = victim
-    assert torch.equal(survivors(victim, epsilon=0.0), correct(model(images), targets))
-
-
-def test_restarts_can_only_break_more(victim):
-    results = [survivors(victim, epsilon=0.04, step_size=0.02, steps=2, restarts=count) for count in (1, 2, 4, 8)]
-    assert results[-1].sum() < results[0].sum()
-    for fewer, more in pairwise(results):
-        assert (fewer | ~more).all()
-
-
-def test_accuracy_falls_with_epsilon_to_nothing(victim):
-    rates = [float(survivors(victim, epsilon=e, step_size=e / 4, steps=10).float().mean()) for e in (0, 0.03, 0.1, 0.5)]
-    assert rates == sorted(rates, reverse=True)
-    assert rates[0] > 0.9
-    assert rates[-1] == 0.0
-
-
-def test_more_steps_never_help_the_model(victim):
-    rates = [float(survivors(victim, epsilon=0.05, step_size=0.0125, steps=n).float().mean()) for n in (1, 5, 20)]
-    assert rates == sorted(rates, reverse=True)
-
-
-@pytest.mark.parametrize("epsilon", [0.02, 0.05, 0.1])
-def test_pgd_is_never_weaker_than_fgsm_nor_than_noise(victim, epsilon):
-    model, images, targets = victim
-    gradient, _ = input_gradient(model, images, targets, loss)
-    fgsm = (images + epsilon * gradient.sign()).clamp(0, 1)
-    noise = (images + uniform_noise(images, epsilon, draws())).clamp(0, 1)
-    under_pgd = survivors(victim, epsilon=epsilon, step_size=epsilon / 4, steps=10, restarts=2).sum()
-    for other in (fgsm, noise):
-        assert under_pgd <= correct(model(other), targets).sum()
-
-
-def test_pgd_leaves_mode_gradients_and_statistics_alone(victim):
-    model, *_ = victim
-    model.train()
-    model[1].eval()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    survivors(victim)
-    assert (model.training, model[0].training, model[1].training) == (True, True, False)
-    assert all(parameter.grad is None for parameter in model.parameters())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    model.eval()
-
-
-def test_examples_stay_in_bounds_and_break_what_pgd_breaks(victim):
-    model, images, targets = victim
-    settings = {"loss": loss, "correct": correct, "epsilon": 0.05, "step_size": 0.0125, "steps": 5, "restarts": 2}
-    robust = pgd(model, images, targets, generator=draws(), **settings)
-    examples = pgd_examples(model, images, targets, generator=draws(), **settings)
-    assert (examples - images).abs().max() <= 0.05 + 1e-6
-    assert examples.min() >= 0
-    assert examples.max() <= 1
-    assert torch.equal(correct(model(examples), targets), robust)
-    assert (loss(model(examples), targets) >= loss(model(images), targets) - 1e-6).all()
-
-
-def test_a_model_of_constant_or_nan_outputs_is_attacked_without_error(victim):
-    _, images, targets = victim
-
-    class Broken(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return (0.0 * x.flatten(1)[:, :10]) / 0.0
-
-    def sure(outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs.argmax(1) == targets) & ~outputs.isnan().any(1)
-
-    robust = pgd(
-        Broken(), images, targets, loss=loss, correct=sure, epsilon=0.1, step_size=0.02, steps=2, restarts=1,
-        generator=draws(),
-    )  # fmt: skip
-    assert not robust.any()

@@ -40,7 +40,9 @@ class Replaced(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         tensor = args[0] if args else None
-        if func not in ROUNDINGS or not isinstance(tensor, Tensor) or not tensor.requires_grad:
+        # no gradients are recorded inside an autograd function, whose tensors may well require them
+        recorded = isinstance(tensor, Tensor) and tensor.requires_grad and torch.is_grad_enabled()
+        if func not in ROUNDINGS or tensor is None or not recorded:
             return func(*args, **(kwargs or {}))
         self.count += 1
         # a copy, since some of them change the tensor that they are given

@@ -94,13 +94,13 @@ def zoom_blur(image, severity, chance):
     return in_bytes((plain + sum(clipped_zoom(plain, factor) for factor in factors)) / (len(factors) + 1))
 
 
-# motion blur moves an image along one of few angles: 32 for the small ones, 12 for the large ones
+# motion blur moves an image along one angle
 TOLERANCES = {
     gaussian_blur: {},
     defocus_blur: {},
     zoom_blur: {},
     glass_blur: {"mean": 1.0, "rms": 0.03, "spectrum": 0.015},
-    motion_blur: {"mean": 3.0, "rms": 0.1, "spectrum": 0.04, "saturation": 0.005},
+    motion_blur: {"mean": 1.5, "rms": 0.05, "spectrum": 0.02, "repeats": 12},
 }
 
 

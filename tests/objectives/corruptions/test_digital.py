@@ -94,7 +94,7 @@ TOLERANCES = {
     saturate: {},
     pixelate: {},
     jpeg_compression: {},
-    elastic_transform: {"beyond": 1e-3, "mean": 2.0, "rms": 0.1, "spectrum": 0.05, "saturation": 0.006},
+    elastic_transform: {"beyond": 1e-3, "mean": 1.0, "rms": 0.05, "spectrum": 0.03, "repeats": 8},
 }
 
 

@@ -102,7 +102,7 @@ def spatter(image, severity, chance):
 
 
 # few drops an image, of random sizes; one pixel of liquid more changes the scale of an image's drops
-TOLERANCE = {"beyond": 5e-3, "mean": 1.5, "rms": 0.12, "spectrum": 0.05, "saturation": 0.01}
+TOLERANCE = {"beyond": 5e-3, "mean": 1.0, "rms": 0.1, "spectrum": 0.03, "saturation": 0.01, "repeats": 12}
 
 
 @pytest.mark.parametrize("severity", range(1, 6))
@@ -139,7 +139,13 @@ def test_distance_from_a_point_is_an_octagonal_norm():
     edges = torch.zeros(1, 1, 45, 45, dtype=torch.bool)
     edges[0, 0, 22, 22] = True
     found = chamfer_distance(edges)[0, 0]
-    for down, across, expected in ((0, 7, 7.0), (5, 5, 7.0), (3, 6, 3 * 2.1969), (4, 6, 2 * 2.1969 + 2 * 1.4), (0, 22, 20.0)):
+    for down, across, expected in (
+        (0, 7, 7.0),
+        (5, 5, 7.0),
+        (3, 6, 3 * 2.1969),
+        (4, 6, 2 * 2.1969 + 2 * 1.4),
+        (0, 22, 20.0),
+    ):
         assert float(found[22 + down, 22 - across]) == pytest.approx(expected, abs=1e-4)
         assert math.isclose(found[22 + down, 22 - across], found[22 - across, 22 + down], abs_tol=1e-4)
 
