@@ -74,9 +74,11 @@ def jpeg(images: Tensor, quality: int) -> Tensor:
         ],
         dim=1,
     )
-    luma = _transform(_pad(luma[:, None], 8, 8), luminance)[:, 0, :height, :width]
+    luma = _pad(luma[:, None], 8, 8)
     # libjpeg fills up the right before it halves chroma, the bottom after
-    small = _transform(_pad(_halve(_pad(chroma, 2, 16)), 8, 8), chrominance)
+    chroma = _pad(_halve(_pad(chroma, 2, 16)), 8, 8)
+    luma, small = _transform((luma, chroma), (luminance, chrominance))
+    luma = luma[:, 0, :height, :width]
     small = small[:, :, : math.ceil(height / 2), : math.ceil(width / 2)]
     blue_chroma, red_chroma = (_double(small)[:, :, :height, :width] - 128.0).unbind(1)
     decoded = torch.stack(
@@ -118,22 +120,38 @@ def _double(planes: Tensor) -> Tensor:
     return (torch.stack([left, right], dim=4) / 16.0).floor_().reshape(*planes.shape[:2], 2 * height, 2 * width)
 
 
-def _transform(planes: Tensor, table: Tensor) -> Tensor:
-    """DCT, quantize, dequantize and back, for (N, C, H, W) planes of bytes with sides that are multiples of 8."""
-    count, channels, height, width = planes.shape
+def _transform(groups: tuple[Tensor, ...], tables: tuple[Tensor, ...]) -> list[Tensor]:
+    """DCT, quantize, dequantize and back, for groups of (N, C, H, W) planes of bytes with sides of multiples of 8."""
     # one row and column of all blocks at a time: (8, 8, blocks)
-    blocks = (planes - 128.0).to(torch.int32).view(count, channels, height // 8, 8, width // 8, 8)
-    blocks = blocks.permute(3, 5, 0, 1, 2, 4).flatten(2)
+    parts = [_split(planes).permute(3, 5, 0, 1, 2, 4).flatten(2) for planes in groups]
+    counts = [part.shape[2] for part in parts]
+    blocks = torch.cat(parts, dim=2).sub_(128.0).to(torch.int32)
     rows = _forward(blocks.unbind(1), first=True)
     levels = torch.stack(_forward(torch.stack(rows, 1).unbind(0), first=False))
-    # coefficients come eight times too large
-    divisor = (table * 8)[:, :, None]
-    sizes = levels.abs().add_(divisor // 2).div_(divisor, rounding_mode="floor")
-    levels = sizes.mul_(levels.sign()).mul_(table[:, :, None])
+    for part, table in zip(levels.split(counts, dim=2), tables, strict=True):
+        _quantized_(part, table[:, :, None])
     columns = torch.stack(_inverse(levels.unbind(0), FINE - BETWEEN))
     pixels = torch.stack(_inverse(columns.unbind(1), FINE + BETWEEN + 3), 1)
-    pixels = pixels.add_(128).clamp_(0, 255).view(8, 8, count, channels, height // 8, width // 8)
-    return pixels.permute(2, 3, 4, 0, 5, 1).reshape(planes.shape).float()
+    pixels = pixels.add_(128).clamp_(0, 255).to(torch.float32)
+    transformed = []
+    for part, planes in zip(pixels.split(counts, dim=2), groups, strict=True):
+        result = torch.empty_like(planes)
+        _split(result).permute(3, 5, 0, 1, 2, 4).copy_(part.reshape(8, 8, *_split(planes).shape[:3], -1))
+        transformed.append(result)
+    return transformed
+
+
+def _split(planes: Tensor) -> Tensor:
+    """(N, C, H / 8, 8, W / 8, 8), a view."""
+    count, channels, height, width = planes.shape
+    return planes.view(count, channels, height // 8, 8, width // 8, 8)
+
+
+def _quantized_(levels: Tensor, table: Tensor) -> None:
+    """Round to multiples of the table, in place; the transform's values come eight times too large."""
+    # float32 divides faster, and right: quotients of numbers below 2**18 stay clear of the next whole number
+    sizes = levels.abs().add_(table * 4).to(torch.float32).div_(table * 8).floor_()
+    levels.copy_(sizes.copysign_(levels)).mul_(table)
 
 
 def _descaled(values: Tensor, bits: int) -> Tensor:

@@ -57,24 +57,28 @@ def pixelated(images: Tensor, height: int, width: int, *, enlarge: Literal["box"
         (N, C, H, W) float32 in [0, 1] on the grid of eight bits.
     """
     full_height, full_width = images.shape[-2:]
-    levels = (images * 255.0).round_()
-    for axis, source, target in ((3, full_width, width), (2, full_height, height)):
-        levels = _averaged(levels, axis, *_windows(source, target, images.device))
-    for axis, source, target in ((3, width, full_width), (2, height, full_height)):
-        if enlarge == "box":
-            chosen = _windows(source, target, images.device)[0][0]
-        else:
-            chosen = _nearest(source, target, images.device)
-        levels = levels.index_select(axis, chosen)
-    return levels.div_(255.0)
+    device = images.device
+    # a line at a time is copied fast, a column is not: turn the image and work on lines
+    levels = _turned((images * 255.0).round_())
+    levels = _turned(_averaged(levels, *_windows(full_width, width, device)))
+    levels = _turned(_averaged(levels, *_windows(full_height, height, device)).div_(255.0))
+    chosen = (
+        _windows(source, target, device)[0][0] if enlarge == "box" else _nearest(source, target, device)
+        for source, target in ((width, full_width), (height, full_height))
+    )
+    return _turned(levels.index_select(2, next(chosen))).index_select(2, next(chosen))
 
 
-def _averaged(levels: Tensor, axis: int, sources: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
-    shape = (-1, 1) if axis == 2 else (-1,)
-    total = levels.index_select(axis, sources[0])
+def _turned(images: Tensor) -> Tensor:
+    return images.transpose(2, 3).contiguous()
+
+
+def _averaged(levels: Tensor, sources: Tensor, weights: Tensor, counts: Tensor) -> Tensor:
+    """Means of lines, rounded to whole levels."""
+    total = levels.index_select(2, sources[0])
     for source, weight in zip(sources[1:], weights[1:], strict=True):
-        total.addcmul_(levels.index_select(axis, source), weight.reshape(shape))
-    return total.div_(counts.reshape(shape)).add_(0.5 + NOISE).floor_()
+        total.addcmul_(levels.index_select(2, source), weight[:, None])
+    return total.div_(counts[:, None]).add_(0.5 + NOISE).floor_()
 
 
 @lru_cache(maxsize=64)

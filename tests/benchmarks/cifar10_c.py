@@ -24,10 +24,21 @@ from forgefront.trainers.tasks.classification import ClassificationTask
 
 # RobustBench's "Standard" WRN-28-10: error in per cent, mean over severities
 WRN = {
-    **{"gaussian_noise": 53.0, "shot_noise": 41.2, "impulse_noise": 44.7},
-    **{"defocus_blur": 18.5, "glass_blur": 49.0, "motion_blur": 22.3, "zoom_blur": 24.4},
-    **{"snow": 18.1, "frost": 25.0, "fog": 11.2, "brightness": 6.7},
-    **{"contrast": 17.4, "elastic_transform": 16.2, "pixelate": 28.0, "jpeg_compression": 22.4},
+    "gaussian_noise": 53.0,
+    "shot_noise": 41.2,
+    "impulse_noise": 44.7,
+    "defocus_blur": 18.5,
+    "glass_blur": 49.0,
+    "motion_blur": 22.3,
+    "zoom_blur": 24.4,
+    "snow": 18.1,
+    "frost": 25.0,
+    "fog": 11.2,
+    "brightness": 6.7,
+    "contrast": 17.4,
+    "elastic_transform": 16.2,
+    "pixelate": 28.0,
+    "jpeg_compression": 22.4,
 }
 
 

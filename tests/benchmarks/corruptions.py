@@ -4,9 +4,8 @@
     python tests/benchmarks/corruptions.py --alone [--device cuda]
 
 imagecorruptions needs a NumPy, scikit-image and setuptools of its time, so it runs in an environment of its own, made by
-the first call and kept. Both sides use one thread, take turns within each setting, and count processor time (on a GPU
-wall time), which a shared machine disturbs least; the fastest round counts. What fails over there is left out of both
-sums. Its constants are ImageNet-C's at every size, so at 32x32 the work differs a little and only speed is compared.
+the first call and kept. Both sides use one thread and take turns within each setting, so that what else a machine does
+disturbs both alike; the fastest round counts. What fails over there is left out of both sums. Its constants are ImageNet-C's at every size, so at 32x32 the work differs a little and only speed is compared.
 """
 
 from __future__ import annotations
@@ -22,10 +21,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-# before NumPy and torch read them
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[variable] = "1"
 
 import numpy as np
 import torch
@@ -43,6 +38,7 @@ PIXELS = 512_000
 # one round is enough of what takes this long
 SLOW_SECONDS = 1.0
 
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 PINS = ["numpy<2", "scipy<1.16", "setuptools<81", "pillow", "opencv-python-headless<4.12"]
 # 0.19 still knows `multichannel`, without which glass_blur and gaussian_blur fail; it has wheels up to Python 3.10
 SCIKIT_IMAGE = ["scikit-image<0.20", "scikit-image<0.23"]
@@ -59,11 +55,11 @@ for _ in range(2):
 for line in sys.stdin:
     order = json.loads(line)
     image = np.load(order["file"])
-    start = time.process_time()
+    start = time.perf_counter()
     try:
         for _ in range(order["repeats"]):
             imagecorruptions.corrupt(image, corruption_name=order["name"], severity=order["severity"])
-        answer = {"seconds": (time.process_time() - start) / order["repeats"]}
+        answer = {"seconds": (time.perf_counter() - start) / order["repeats"]}
     except Exception as error:
         answer = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:90]}
     print(json.dumps(answer), flush=True)
@@ -97,8 +93,11 @@ def environment(folder: Path, python: str | None) -> Path:
 
 
 def _older_python() -> str:
-    for name in ("python3.10", "python3.9", sys.executable):
+    """A Python with which all of imagecorruptions runs, where there is one; else this one."""
+    elsewhere = sorted(Path.home().glob(".pyenv/versions/3.10*/bin/python3.10"))
+    for name in ("python3.10", "python3.9", *map(str, elsewhere)):
         found = shutil.which(name)
+        # a shim may be there for a version that is not
         if found and subprocess.run([found, "-c", "import venv"], capture_output=True, check=False).returncode == 0:
             return found
     return sys.executable
@@ -111,7 +110,11 @@ class Theirs:
         self.file = folder / "image.npy"
         np.save(self.file, image)
         self.process = subprocess.Popen(
-            [interpreter, "-c", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [interpreter, "-c", WORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **dict.fromkeys(THREADS, "1")},
         )
         self.ask("contrast", 1, 2)
 
@@ -133,14 +136,13 @@ class Theirs:
 def ours(name: str, severity: int, images: torch.Tensor) -> float:
     """Seconds an image."""
     corruption, indices = resolve("corruption", name), torch.arange(len(images), device=images.device)
-    clock = time.perf_counter if images.is_cuda else time.process_time
     if images.is_cuda:
         torch.cuda.synchronize()
-    start = clock()
+    start = time.perf_counter()
     corruption(images, severity, Draws(0, indices, f"{name}/{severity}"))
     if images.is_cuda:
         torch.cuda.synchronize()
-    return (clock() - start) / len(images)
+    return (time.perf_counter() - start) / len(images)
 
 
 def compare(height: int, width: int, rounds: int, interpreter: Path | None, device: str) -> None:
@@ -173,16 +175,11 @@ def compare(height: int, width: int, rounds: int, interpreter: Path | None, devi
             here, there = (sum(side) for side in zip(*pairs, strict=True))
             total = f"{group + f' ({len(pairs)})':20s}{1e3 * here:12.3f}{1e3 * there:18.3f}{there / here:8.1f}"
         print(total)
-    for left_out in ("glass_blur",):
-        print_without(left_out, sums["fifteen"], FIFTEEN)
-
-
-def print_without(name: str, pairs: list[tuple[float, float]], members: list[str]) -> None:
-    """One more sum where one loop in Python outweighs all the rest."""
-    if len(pairs) == len(members):
-        kept = [pair for member, pair in zip(members, pairs, strict=True) if member != name]
+    if len(sums["fifteen"]) == len(FIFTEEN):
+        # over there a loop in Python that outweighs all the rest
+        kept = [pair for name, pair in zip(FIFTEEN, sums["fifteen"], strict=True) if name != "glass_blur"]
         here, there = (sum(side) for side in zip(*kept, strict=True))
-        print(f"{'without ' + name:20s}{1e3 * here:12.3f}{1e3 * there:18.3f}{there / here:8.1f}")
+        print(f"{'without glass_blur':20s}{1e3 * here:12.3f}{1e3 * there:18.3f}{there / here:8.1f}")
 
 
 def settings(

@@ -46,9 +46,10 @@ def margin(logits: Tensor, targets: Tensor) -> Tensor:
 def scaled_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy of 10 z / (max z − min z), the same for z and any positive multiple of it.
 
-    A temperature chosen for each image (Gupta & Ajanthan 2020, arXiv 2003.13511, section 4), so that neither saturates
-    the softmax nor is it flat. The divisor counts as a constant in the gradient, which therefore is that of a cross
-    entropy at this temperature, and never rewards shrinking the logits. Arguments and result as in `cross_entropy`.
+    A temperature chosen for each image (after Gupta & Ajanthan 2020, arXiv 2003.13511), so that the softmax is neither
+    saturated nor flat. The divisor counts as a constant in the gradient, which therefore is that of a cross entropy at
+    this temperature, and never rewards shrinking the logits. What it comes to compares iterates well only where there
+    are more than two classes: of two it knows the sign alone. Arguments and result as in `cross_entropy`.
     """
     logits = logits.float()
     detached = logits.detach()
