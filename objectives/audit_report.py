@@ -97,6 +97,7 @@ def allowed(trials: int, tolerance: float, false_alarms: float = FALSE_ALARMS) -
     for k in range(trials + 1):
         ways = math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
         below += math.exp(ways + k * math.log(tolerance) + (trials - k) * math.log1p(-tolerance))
-        if 1.0 - below <= false_alarms:
+        # up to rounding
+        if 1.0 - below <= false_alarms + 1e-9:
             return k
     return trials

@@ -137,10 +137,26 @@ class Objective(ABC):
     Attributes:
         name: Its key in results and conditions.
         direction: Which way is better.
+        numbers: Keys of all details that may be numbers, by which a condition on one is checked before anything runs;
+            None where they are not known by then.
     """
 
     name: ClassVar[str]
     direction: ClassVar[Direction]
+    numbers: ClassVar[Sequence[str] | None] = None
+
+    def inputs(self, split: SplitName) -> dict[str, Any]:
+        """Files that it reads to measure, found to be usable: digests of their contents, part of the fingerprint.
+
+        Called where something will be measured; one that is only made and derives must not need its files.
+
+        Args:
+            split: Which images will be scored.
+
+        Raises:
+            InputError: A file is not there, or not of these images.
+        """
+        return {}
 
     @abstractmethod
     def measure(self, subject: Subject) -> dict[str, Any]:

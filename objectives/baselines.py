@@ -1,4 +1,4 @@
-"""What corruption errors are measured against: the study's control, AlexNet's published ones, or a file's."""
+"""What corruption errors are measured against: the study's control, AlexNet's published ones, or stated ones."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..studies.errors import InputError
 from ..studies.faults import nearest
 
-__all__ = ["ALEXNET", "CLEAN", "Baseline", "load_baseline"]
+__all__ = ["ALEXNET", "CLEAN", "Baseline", "load_baseline", "stated_baseline"]
 
 CLEAN = "clean"
-"""The key of the error on plain images in a file of errors."""
+"""The key of the error on plain images among stated errors."""
+
+SEVERITIES = [1, 2, 3, 4, 5]
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Baseline:
 
     Args:
         name: What it is called in results.
-        errors: Mean error over severities of each corruption, in [0, 1].
+        errors: Mean error over the five severities of each corruption, in [0, 1].
         clean: Error on plain images; None where it is not known, and no relative mCE can be had.
     """
 
@@ -30,16 +33,21 @@ class Baseline:
     errors: Mapping[str, float] = field(default_factory=dict)
     clean: float | None = None
 
-    def check(self, names: Iterable[str], *, relative: bool = False) -> None:
+    def check(self, names: Iterable[str], *, severities: Iterable[int] | None = None, relative: bool = False) -> None:
         """Find the errors that are needed.
 
         Args:
             names: Corruptions.
+            severities: Which ones are measured; None where the errors are of just those.
             relative: Whether relative mCE is asked for.
 
         Raises:
-            InputError: One is not there.
+            InputError: One is not there, or they are means over other severities.
         """
+        if severities is not None and sorted(set(severities)) != SEVERITIES:
+            rule = f"all of 1–5 with the baseline {self.name}, whose errors are means over them"
+            found = sorted(set(severities))
+            raise InputError(f'`severities` must be {rule}; found {found}. Did you mean baseline = "control"?')
         for name in names:
             if name not in self.errors:
                 match = nearest(name, self.errors)
@@ -74,41 +82,63 @@ ALEXNET = Baseline(
 error of 43.5 % (Hendrycks & Dietterich 2019, table 1)."""
 
 
-def load_baseline(text: str) -> Baseline | None:
-    """A baseline by name, or from a JSON file ``{corruption: mean error, …, "clean": error}`` with errors in [0, 1].
+def load_baseline(given: str | Mapping[str, float]) -> Baseline | None:
+    """A baseline by name, or from errors ``{corruption: mean error, …, "clean": error}`` in [0, 1].
 
     Args:
-        text: ``"control"``, ``"alexnet"`` or the path of a file that ends in .json.
+        given: ``"control"``, ``"alexnet"``, the errors, or the path of a JSON file of them that ends in .json.
 
     Returns:
         None for ``"control"``, whose errors each study measures.
 
     Raises:
-        InputError: There is no such file, or it does not hold errors.
+        InputError: There is no such file, or these are no errors.
     """
-    if text == "control":
+    if given == "control":
         return None
-    if text == ALEXNET.name:
+    if given == ALEXNET.name:
         return ALEXNET
+    name, held = ("stated", given) if isinstance(given, Mapping) else (Path(given).stem, _read(given))
+    errors = {key: float(value) for key, value in _checked(held, given).items()}
+    clean = errors.pop(CLEAN, None)
+    return Baseline(name, errors, clean)
+
+
+def stated_baseline(given: str | Mapping[str, float]) -> str | dict[str, float]:
+    """The option as a frozen study file states it: with a file's errors in its place, so that it is read but once.
+
+    Raises:
+        InputError: As of `load_baseline`.
+    """
+    baseline = load_baseline(given)
+    if baseline is None or baseline is ALEXNET:
+        return str(given)
+    return {**baseline.errors, **({} if baseline.clean is None else {CLEAN: baseline.clean})}
+
+
+def _read(text: str) -> Any:
     path = Path(text)
     if path.suffix != ".json":
         match = nearest(text, ("control", ALEXNET.name))
         hint = f" Did you mean {match}?" if match else ""
-        raise InputError(f'`baseline` must be "control", "alexnet" or a file.json; found "{text}".{hint}')
+        rule = '"control", "alexnet", a table of errors or a file.json'
+        raise InputError(f'`baseline` must be {rule}; found "{text}".{hint}')
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"`baseline` must be a file that exists; found no {path}.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"`baseline` must be a JSON file; found {path}, which cannot be read ({error}).") from None
-    if not isinstance(held, dict) or not held:
-        raise InputError(
-            f"`baseline` must be a JSON object {{corruption: error}}; found {type(held).__name__} in {path}."
-        )
+
+
+def _checked(held: Any, given: str | Mapping[str, float]) -> Mapping[str, float]:
+    place = f" in {given}" if isinstance(given, str) else ""
+    if not isinstance(held, Mapping) or not held:
+        found = "nothing" if isinstance(held, Mapping) else type(held).__name__
+        raise InputError(f"`baseline` must be a table {{corruption: error}}; found {found}{place}.")
     for name, value in held.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
             share = value / 100.0 if isinstance(value, int | float) and 1.0 < value <= 100.0 else None
             hint = "" if share is None else f" Did you mean {share:g}?"
-            raise InputError(f"`baseline` must hold errors in [0, 1]; found {name}: {value!r} in {path}.{hint}")
-    errors = {name: float(value) for name, value in held.items() if name != CLEAN}
-    return Baseline(path.stem, errors, float(held[CLEAN]) if CLEAN in held else None)
+            raise InputError(f"`baseline` must hold errors in [0, 1]; found {name}: {value!r}{place}.{hint}")
+    return held

@@ -6,14 +6,15 @@ split, and on nothing else: a subset equals the same rows of the whole. Publishe
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import os
 import re
 import shutil
-import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,11 +24,19 @@ from torch import Tensor
 
 from ..studies.registry import REGISTRY, resolve
 from ..trainers.tasks.base import EvaluationSet, to_float
-from .corruption_archive import open_archive, published
+from .corruption_archive import open_archive, published, remove_stale_parts
 from .corruptions.frost import load_textures
 from .corruptions.randomness import Draws
 
-__all__ = ["FOLDER_BYTES", "MEMORY_BYTES", "CorruptedSets", "corrupted", "corruption_function"]
+__all__ = [
+    "FOLDER_BYTES",
+    "MEMORY_BYTES",
+    "CorruptedSets",
+    "corrupted",
+    "corruption_code",
+    "corruption_function",
+    "textures_digest",
+]
 
 MEMORY_BYTES = 512 * 2**20
 """What one process keeps in memory, where there is no folder or images live on an accelerator."""
@@ -37,7 +46,6 @@ FREE_BYTES = 512 * 2**20
 """What is left free on the disk, for a trial must still write its result."""
 
 LAYOUT = 1
-STALE_SECONDS = 3600.0
 PIXELS = 500 * 32 * 32
 
 CorruptionFunction = Callable[[Tensor, int, Draws], Tensor]
@@ -78,18 +86,24 @@ class CorruptedSets:
         self.frost = frost
         self._memory: dict[tuple[str, int], Tensor] = {}
         self._warned = False
+        _LIVING.add(self)
 
     @functools.cached_property
     def content(self) -> str:
         """Digest of all that the copies depend on: images, indices, seed, archive and textures."""
+        if self.frost is None:
+            return self._untextured
+        return hashlib.sha256((self._untextured + textures_digest(self.frost)).encode()).hexdigest()
+
+    @functools.cached_property
+    def _untextured(self) -> str:
+        """The same without the textures, which matter to frost alone."""
         plain = self.plain
         digest = hashlib.sha256(f"{self.study_seed}/{tuple(plain.images.shape)}/".encode())
         digest.update(plain.images.cpu().numpy().tobytes())
         digest.update(plain.indices.cpu().numpy().tobytes())
         if self.archive is not None:
             digest.update(self.archive.identity().encode())
-        if self.frost is not None:
-            digest.update(_files_digest(self.frost, "*").encode())
         return digest.hexdigest()
 
     def images(self, name: str, severity: int) -> Tensor:
@@ -116,7 +130,7 @@ class CorruptedSets:
         # memory-mapped files are in memory once for all processes; elsewhere what fits is kept. All sets are gone
         # through in one order, so that evicting the oldest would never hit: a full memory stays as it is.
         if not kept or device.type != "cpu":
-            used = sum(held.nbytes for held in self._memory.values())
+            used = sum(held.nbytes for sets in _LIVING for held in sets._memory.values())
             if used + images.nbytes <= MEMORY_BYTES:
                 self._memory[key] = images
         return images
@@ -134,8 +148,9 @@ class CorruptedSets:
         return images, path is not None and self._keep(path, images)
 
     def _file(self, name: str, severity: int) -> str:
-        digest = hashlib.sha256(f"{LAYOUT}/{self.content}/{name}/{severity}/{_own_source(name)}".encode())
-        return f"{re.sub(r'[^A-Za-z0-9_]', '-', name)}-{severity}-{digest.hexdigest()[:24]}.{_code()}.npy"
+        content = self.content if name == "frost" else self._untextured
+        digest = hashlib.sha256(f"{LAYOUT}/{content}/{name}/{severity}/{_own_source(name)}".encode())
+        return f"{re.sub(r'[^A-Za-z0-9_]', '-', name)}-{severity}-{digest.hexdigest()[:24]}.{corruption_code()}.npy"
 
     def _keep(self, path: Path, images: Tensor) -> bool:
         try:
@@ -150,6 +165,10 @@ class CorruptedSets:
             warnings.warn(f"corrupted images are not kept in {path.parent}: {reason}.", RuntimeWarning, stacklevel=4)
             self._warned = True
         return reason is None
+
+
+# the bound on memory is of a process, which may have sets of several options
+_LIVING: weakref.WeakSet[CorruptedSets] = weakref.WeakSet()
 
 
 def corrupted(
@@ -213,21 +232,14 @@ def _shortage(folder: Path, needed: int) -> str | None:
     What an earlier version of the corruptions left is removed when the folder is full; parts of files that a killed
     process left are removed after an hour.
     """
+    remove_stale_parts(folder)
     sizes: dict[Path, int] = {}
-    now = time.time()
     for entry in os.scandir(folder):
-        try:
-            state = entry.stat()
-        except FileNotFoundError:
-            continue
-        if entry.name.endswith(".part") and now - state.st_mtime > STALE_SECONDS:
-            Path(entry.path).unlink(missing_ok=True)
-        else:
-            sizes[Path(entry.path)] = state.st_size
+        with contextlib.suppress(FileNotFoundError):
+            sizes[Path(entry.path)] = entry.stat().st_size
     if sum(sizes.values()) + needed > FOLDER_BYTES:
-        for path in [
-            path for path in sizes if path.name.endswith(".npy") and not path.name.endswith(f".{_code()}.npy")
-        ]:
+        current = f".{corruption_code()}.npy"
+        for path in [path for path in sizes if path.name.endswith(".npy") and not path.name.endswith(current)]:
             path.unlink(missing_ok=True)
             del sizes[path]
     if sum(sizes.values()) + needed > FOLDER_BYTES:
@@ -238,8 +250,13 @@ def _shortage(folder: Path, needed: int) -> str | None:
     return None
 
 
+def textures_digest(folder: Path) -> str:
+    """Digest of the user's textures for frost: names and contents of the files in a folder."""
+    return _files_digest(folder, "*")
+
+
 @functools.cache
-def _code() -> str:
+def corruption_code() -> str:
     """Digest of the corruptions' own source: other code makes other images."""
     return _files_digest(Path(__file__).parent / "corruptions", "*.py")[:8]
 

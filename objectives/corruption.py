@@ -15,13 +15,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from ..studies.registry import CORRUPTIONS, EXTRA_CORRUPTIONS, resolve
-from ..trainers.tasks.base import EvaluationSet
+from ..trainers.tasks.base import EvaluationSet, SplitName
 from .base import Direction, Objective, Score, Subject, binomial_error
-from .baselines import Baseline, load_baseline
+from .baselines import Baseline, load_baseline, stated_baseline
 from .classes import class_details, counts_of, worst_class
-from .corrupted_sets import CorruptedSets, corruption_function
+from .corrupted_sets import CorruptedSets, corruption_function, textures_digest
 from .corruption_archive import open_archive
-from .corruption_metrics import FLOOR, SEEN, corruption_error, corruption_scores, measure_corruptions
+from .corruption_metrics import FLOOR, NUMBERS, SEEN, corruption_error, corruption_scores, measure_corruptions
 
 __all__ = [
     "FLOOR",
@@ -53,7 +53,7 @@ def corruption_names(given: list[str] | str) -> list[str]:
 
 # a frozen study file must mean the same from whatever folder its run is resumed
 Folder = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(path)))]
-BaselineName = Annotated[str, AfterValidator(lambda text: os.path.abspath(text) if text.endswith(".json") else text)]
+BaselineErrors = Annotated[str | dict[str, float], AfterValidator(stated_baseline)]
 Severities = Annotated[tuple[Annotated[int, Field(ge=1, le=5)], ...], Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Names = Literal["published", "extra", "all"] | Annotated[list[str], Field(min_length=1)]
@@ -84,15 +84,31 @@ class CorruptionObjective(Objective):
         self.images = images
         self.corruptions = corruption_names(corruptions or "published")
         self.archive, self.frost = archive, frost
-        if archive is not None:
-            open_archive(archive).check(self.corruptions, self.severities)
-        if frost is not None:
-            corruption_function("frost", frost=frost)
         # an instance lives as long as its process runs trials, and they all score on the same images
         self._sets: CorruptedSets | None = None
 
+    def inputs(self, split: SplitName) -> dict[str, Any]:
+        """Digests of the archive and of the textures, those that are read.
+
+        Raises:
+            DataError: A folder is missing, or the archive lacks a corruption or a severity, or is of another split.
+        """
+        found = {}
+        if self.archive is not None:
+            archive = open_archive(self.archive)
+            archive.check(self.corruptions, self.severities, split)
+            found["archive"] = archive.identity(self.corruptions)
+        elif self.frost is not None and "frost" in self.corruptions:
+            corruption_function("frost", frost=self.frost)
+            found["frost"] = textures_digest(self.frost)
+        return found
+
     def measure(self, subject: Subject) -> dict[str, Any]:
-        """The raw numbers of `corruption_metrics.raw_numbers`."""
+        """The raw numbers of `corruption_metrics.raw_numbers`.
+
+        Raises:
+            DataError: As of `inputs`; or the archive is not of these images.
+        """
         options = [self.severities, self.images, self.corruptions, str(self.archive), str(self.frost)]
         key = f"corruptions/{json.dumps(options)}"
         if key not in subject.cache:
@@ -126,6 +142,8 @@ class CorruptionObjective(Objective):
             or sets.folder != subject.corrupted
             or not _same(sets.plain, plain)
         ):
+            if self.archive is not None:
+                open_archive(self.archive).check((), (), subject.split)
             where = {"folder": subject.corrupted, "archive": self.archive, "frost": self.frost}
             sets = self._sets = CorruptedSets(plain, study_seed=subject.study_seed, **where)
         return sets
@@ -142,12 +160,13 @@ class MeanCorruptionError(CorruptionObjective):
         corruptions: ``"published"`` (as None), ``"extra"``, ``"all"``, or a list of names or ``module:function``.
         archive: Folder in the layout of CIFAR-10-C to read corrupted images from; None makes them.
         frost: Folder of textures for the corruption frost; None takes the built-in ones.
-        baseline: ``"control"``, ``"alexnet"`` (the fifteen on ImageNet-C), or the path of a JSON file
-            ``{corruption: mean error, "clean": error}``.
+        baseline: ``"control"``, ``"alexnet"`` (the fifteen on ImageNet-C), a table ``{corruption: mean error, "clean":
+            error}`` of means over the five severities, or the path of a JSON file that holds one.
     """
 
     name = "mce"
     direction: ClassVar[Direction] = "minimize"
+    numbers = NUMBERS
 
     def __init__(
         self,
@@ -157,12 +176,13 @@ class MeanCorruptionError(CorruptionObjective):
         corruptions: Names | None = None,
         archive: Folder | None = None,
         frost: Folder | None = None,
-        baseline: BaselineName = "control",
+        baseline: BaselineErrors = "control",
     ) -> None:
         super().__init__(severities=severities, images=images, corruptions=corruptions, archive=archive, frost=frost)
         self.baseline: Baseline | None = load_baseline(baseline)
         if self.baseline is not None:
-            self.baseline.check(self.corruptions, relative=self.name == "relative_mce")
+            relative = self.name == "relative_mce"
+            self.baseline.check(self.corruptions, severities=self.severities, relative=relative)
 
     def derive(self, raw: Mapping[str, Any], control_raw: Mapping[str, Any]) -> Score:
         """The mean over corruptions of 100 * error / baseline's error, unrounded."""
@@ -187,6 +207,7 @@ class MeanError(CorruptionObjective):
 
     name = "mean_corruption_error"
     direction: ClassVar[Direction] = "minimize"
+    numbers = NUMBERS
 
     def derive(self, raw: Mapping[str, Any], control_raw: Mapping[str, Any]) -> Score:
         """The mean, with its standard error over images."""

@@ -8,11 +8,13 @@ split. One with other severities, or with some of the images, says so in ``archi
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +27,25 @@ from ..studies.errors import DataError
 from ..studies.faults import nearest
 from ..trainers.tasks.base import EvaluationSet
 
-__all__ = ["LABELS", "MANIFEST", "Archive", "array_file", "open_archive", "published", "read_manifest", "write_blocks"]
+__all__ = [
+    "LABELS",
+    "MANIFEST",
+    "Archive",
+    "array_file",
+    "open_archive",
+    "published",
+    "read_manifest",
+    "remove_stale_parts",
+    "write_blocks",
+]
 
 LABELS = "labels.npy"
 MANIFEST = "archive.json"
 ALL_SEVERITIES = (1, 2, 3, 4, 5)
+SAMPLES, SAMPLE_BYTES = 16, 64 * 2**10
+"""Pieces of a file that its digest is of: a published archive has 2.9 GB."""
+PART = ".part"
+STALE_SECONDS = 3600.0
 
 
 def array_file(name: str) -> str:
@@ -45,18 +61,26 @@ class Archive:
         folder: Where its arrays are.
         severities: What its blocks are, in order.
         positions: int64, (n,); each row's position in the official split. None where row i is image i.
+        split: Which images it states to hold; None where it does not say.
     """
 
     folder: Path
     severities: tuple[int, ...]
     positions: np.ndarray | None = None
+    split: str | None = None
 
-    def check(self, names: Iterable[str], severities: Iterable[int]) -> None:
-        """Find the array of each corruption, with all severities asked for.
+    def check(self, names: Iterable[str], severities: Iterable[int], split: str | None = None) -> None:
+        """Find the array of each corruption, with all severities asked for, and of the split where one is asked for.
 
         Raises:
-            DataError: One is missing, or is no such array.
+            DataError: One is missing, or is no such array, or the archive is of another split.
         """
+        if split is not None and self.split is not None and split != self.split:
+            # rows are found by their positions in a split, and those of another one are as good as any
+            raise DataError(
+                f"`archive` must hold the {split} split, which is scored; found the {self.split} split in "
+                f"{self.folder}."
+            )
         for severity in severities:
             if severity not in self.severities:
                 held = ", ".join(map(str, self.severities))
@@ -82,13 +106,19 @@ class Archive:
         block = array[self.severities.index(severity) * count :][:count]
         return np.ascontiguousarray(block[rows].transpose(0, 3, 1, 2))
 
-    def identity(self) -> str:
-        """A digest that changes when a file of the archive does: of names, sizes and times of modification."""
-        digest = hashlib.sha256(str(self.folder.absolute()).encode())
-        for path in sorted([*self.folder.glob("*.npy"), self.folder / MANIFEST]):
+    def identity(self, names: Iterable[str] | None = None) -> str:
+        """A digest of what the archive holds, wherever it lies: names and sizes of files and samples of their contents.
+
+        Args:
+            names: Corruptions; None takes all that are there.
+        """
+        arrays = self.folder.glob("*.npy") if names is None else (self.folder / array_file(name) for name in names)
+        stated = f"{self.severities}/{None if self.positions is None else self.positions.tolist()}/{self.split}"
+        digest = hashlib.sha256(stated.encode())
+        for path in sorted({*arrays, self.folder / LABELS}):
             if path.exists():
                 state = path.stat()
-                digest.update(f"{path.name}/{state.st_size}/{state.st_mtime_ns}".encode())
+                digest.update(f"{path.name}/{_sampled(path, state.st_size, state.st_mtime_ns)}/".encode())
         return digest.hexdigest()
 
     def _open(self, name: str) -> np.ndarray:
@@ -155,7 +185,8 @@ def open_archive(folder: str | Path) -> Archive:
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(f"{folder / MANIFEST} must state severities and indices; found {reason}.") from None
-    return Archive(folder, severities, positions)
+    split = stated.get("split")
+    return Archive(folder, severities, positions, split if isinstance(split, str) else None)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -205,7 +236,7 @@ def write_blocks(path: Path, shape: Sequence[int], parts: Iterable[np.ndarray]) 
 @contextlib.contextmanager
 def published(path: Path) -> Iterator[Any]:
     """A binary file to write that gets its name only once it is whole and on disk; after a fault nothing is left."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -216,6 +247,26 @@ def published(path: Path) -> Iterator[Any]:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def remove_stale_parts(folder: Path) -> None:
+    """Remove the parts of files that a killed process left in a folder, an hour after it last wrote to them."""
+    now = time.time()
+    for path in folder.glob(f".*{PART}"):
+        with contextlib.suppress(FileNotFoundError):
+            if now - path.stat().st_mtime > STALE_SECONDS:
+                path.unlink()
+
+
+@functools.lru_cache(maxsize=256)
+def _sampled(path: Path, size: int, modified: int) -> str:
+    """Digest of a file's size and of pieces spread evenly over it, its first and last bytes among them."""
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for start in sorted({max(size - SAMPLE_BYTES, 0) * place // (SAMPLES - 1) for place in range(SAMPLES)}):
+            file.seek(start)
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def _array(path: Path) -> np.ndarray:

@@ -28,6 +28,7 @@ from .corrupted_sets import CorruptedSets
 
 __all__ = [
     "FLOOR",
+    "NUMBERS",
     "SEEN",
     "corruption_error",
     "corruption_scores",
@@ -60,6 +61,27 @@ SEEN: dict[str, tuple[str, ...]] = {
 
 What merely profits from it counts as unseen, such as impulse noise, which replaces pixels, or glass and motion blur.
 """
+
+
+_GROUPS = (*CORRUPTIONS, "extra", "own")
+NUMBERS = (
+    *(
+        key + suffix
+        for key in (
+            "mean_error",
+            "mean_error_change",
+            "mce",
+            "relative_mce",
+            "clean_error",
+            *(f"{metric}_{group}" for metric in ("mean_error", "mce") for group in _GROUPS),
+            *(f"mean_error_{part}{change}" for part in ("seen", "unseen") for change in ("", "_change")),
+        )
+        for suffix in ("", "_se")
+    ),
+    "images",
+    "floor",
+)
+"""Keys of all numbers that `corruption_scores` may give."""
 
 
 def group_of(name: str) -> str:
@@ -164,9 +186,10 @@ def corruption_scores(
         ``mean_error``; ``mce``; ``relative_mce`` (left out where the baseline's clean error is not known);
         ``clean_error``; ``mean_error_<group>`` and ``mce_<group>`` of each group present; ``mean_error_change``, the
         difference from the control's mean error; ``mean_error_seen`` and ``mean_error_unseen``, with ``_change``, by
-        whether the augmentation shows such corruptions in training (`SEEN`); by corruption ``errors``, ``errors_se``,
-        ``ce``, ``ce_se``; the baseline's name, the floor, and which corruptions it touched. Standard errors of changes
-        take the two networks as independent: an upper bound, for they saw the same images.
+        whether the augmentation shows such corruptions in training (`SEEN`), left out where that is not known; by
+        corruption ``errors``, ``errors_se``, ``ce``, ``ce_se``; the baseline's name, the floor, and which corruptions
+        it touched. Standard errors of changes take the two networks as independent: an upper bound, for they saw the
+        same images.
 
     Raises:
         InputError: The baseline lacks one of the corruptions.
@@ -206,6 +229,9 @@ def corruption_scores(
         mce(f"mce_{group}", members)
     augmentation = raw.get("augmentation")
     overlap = () if augmentation is None else SEEN.get(augmentation)
+    if "augmentation" not in raw:
+        # a run begun before it was noted may have used any
+        overlap = None
     if overlap is not None:
         for key, members in (
             ("seen", [name for name in names if name in overlap]),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial
 
 from ..compression.candidate import Candidate
+from ..spaces.plan import Recipe
 from .bundle import BundleDescription
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ def write_card(
         "",
         "## What was done to it",
         "",
-        f"Regime {recipe.regime}, augmentation {recipe.augmentation} at strength {recipe.augmentation_strength:g}, "
-        "class weighting "
+        f"Regime {recipe.regime}, {_augmentation(recipe)}, class weighting "
         f"{recipe.class_weighting} (λ = {recipe.class_weight_scale:g})"
         + (f", {recipe.method} with ε = {recipe.epsilon:.4g}." if recipe.epsilon is not None else "."),
         "",
@@ -85,6 +85,12 @@ def write_card(
         "",
     ]
     (folder / "card.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _augmentation(recipe: Recipe) -> str:
+    if not recipe.augmentation_strength:
+        return "no augmentation"
+    return f"augmentation {recipe.augmentation} at strength {recipe.augmentation_strength:g}"
 
 
 def _score_rows(run: Run, trial: FrozenTrial) -> list[str]:

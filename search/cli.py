@@ -223,7 +223,10 @@ def corrupt(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the arrays: CORRUPTION.npy and labels.npy as in CIFAR-10-C.")
     ] = None,
-    split: Annotated[Literal["test", "validation", "train"], typer.Option("--split", help="Which images.")] = "test",
+    split: Annotated[
+        Literal["test", "validation", "train"],
+        typer.Option("--split", help="Whose images; with validation those that trials are scored on."),
+    ] = "test",
     images: Annotated[int | None, typer.Option("--images", min=1, help="How many; by default all.")] = None,
     corruptions: Annotated[
         str, typer.Option("--corruptions", help="published, extra, all, or names with commas.")
@@ -237,7 +240,10 @@ def corrupt(
         Path | None, typer.Option("--frost", help="Folder of textures for frost; by default the built-in ones.")
     ] = None,
 ) -> None:
-    """Write a study's images, corrupted as its trials see them, and a contact sheet; goes on where it stopped."""
+    """Write a study's images, corrupted, and a contact sheet; goes on where it stopped.
+
+    They are those of the test split unless --split says otherwise; trials are scored on those of --split validation.
+    """
     from .corrupt import corrupt as corrupt_images
 
     with _interruptible():

@@ -16,9 +16,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from ..objectives.corrupted_sets import CorruptedSets, CorruptionFunction, corrupted, corruption_function
+from ..objectives.corrupted_sets import (
+    CorruptedSets,
+    CorruptionFunction,
+    corrupted,
+    corruption_code,
+    corruption_function,
+)
 from ..objectives.corruption import corruption_names
-from ..objectives.corruption_archive import LABELS, MANIFEST, array_file, published, read_manifest, write_blocks
+from ..objectives.corruption_archive import (
+    LABELS,
+    MANIFEST,
+    array_file,
+    published,
+    read_manifest,
+    remove_stale_parts,
+    write_blocks,
+)
 from ..studies.errors import InputError
 from ..studies.faults import nearest
 from ..studies.load import load_study
@@ -172,7 +186,7 @@ def _write_archive(
     levels = stated["severities"]
     labels = _labels(plain)
     content = CorruptedSets(plain, study_seed=stated["seed"], folder=None, frost=frost).content
-    manifest = {**stated, "content": content, "indices": plain.indices.tolist()}
+    manifest = {**stated, "content": content, "code": corruption_code(), "indices": plain.indices.tolist()}
     _, channels, height, width = plain.images.shape
     shape = (len(levels) * len(plain), height, width, channels)
     files = {name: out / array_file(name) for name in functions}
@@ -210,10 +224,14 @@ def _begin(out: Path, manifest: dict[str, Any]) -> None:
             raise InputError(f"`--out` must be a new folder or one that this command began; found {foreign} in {out}.")
         write_json(out / MANIFEST, manifest)
         return
+    remove_stale_parts(out)
     keys = ("split", "images", "severities", "seed", "content")
     different = [key for key in keys if held.get(key) != manifest[key]]
     # a digest says nothing that the rest does not
     different = [key for key in different if key != "content"] or different
+    if not different and held.get("code") != manifest["code"]:
+        rule = "`--out` must be a new folder or one that this version of the corruptions began"
+        raise InputError(f"{rule}; found {out}, which another one did. Did you mean another folder?")
     if different:
         found = ", ".join(f"{key} {str(held.get(key))[:24]}, here {str(manifest[key])[:24]}" for key in different)
         raise InputError(f"`--out` must be a new folder or hold the same images; found {out} with others ({found}).")

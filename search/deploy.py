@@ -62,7 +62,8 @@ def deploy(run: Run, number: int, out: Path) -> list[str]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"`--out` must be a new or an empty folder; found {out}.")
     context = TrialContext(run.folder.path, 1, run.study)
-    context.agree(run.fingerprint)
+    # nothing is scored any more
+    context.agree(run.fingerprint, split=None)
     candidate = context.candidate(number).to("cpu")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

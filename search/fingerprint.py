@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from ..objectives import MEASUREMENTS
 from ..studies.errors import StudyMismatchError
 from ..version import __version__
 
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["compare", "fingerprint"]
 
 PACKAGES = ("torch", "torchvision", "torch-pruning", "numpy", "optuna", "onnx", "onnxruntime")
-# how long, where and by whom a run is worked on does not change what a trial yields, nor does the place of data and
-# checkpoint, whose contents are hashed
+# how long, where and by whom a run is worked on does not change what a trial yields, nor does the place of data,
+# checkpoint and what objectives read, whose contents are hashed
 FREE = (
     "study.study.description",
     "study.search.trials",
@@ -30,10 +31,15 @@ FREE = (
     "study.task.data.path",
     "study.task.data.download",
     "study.task.model.weights",
+    "study.objectives.archive",
+    "study.objectives.frost",
+    "study.metrics.archive",
+    "study.metrics.frost",
 )
 # these may change the last bits of a result, not its meaning
 WARNED = ("environment", "study.training.threads")
-# keys that came later, with what runs did before there was such a key
+MEASURED = "environment.measurements"
+# keys that came later, with what runs did before there was such a key; audits came too, and change no score
 ADDED: dict[str, Any] = {
     "study.space.clusters_gradient": "mean",
     "study.space.clusters_per": "layer",
@@ -46,10 +52,18 @@ ADDED: dict[str, Any] = {
     "study.training.augmentation": "naturalistic",
     "study.training.consistency": 0.0,
     "study.training.weight_averaging": 0.0,
-    "study.objectives.baseline": "control",
-    "study.objectives.of": "zipped",
-    "study.metrics.baseline": "control",
-    "study.metrics.of": "zipped",
+    **{
+        f"study.{measured}.{key}": value
+        for measured in ("objectives", "metrics")
+        for key, value in {
+            "audit": True,
+            "audit_images": 100,
+            "baseline": "control",
+            "norm": "linf",
+            "of": "zipped",
+        }.items()
+    },
+    MEASURED: 1,
 }
 MASK = "study.space.sparsity.mask"
 # read by learned masks alone
@@ -61,13 +75,13 @@ def fingerprint(study: Study, inputs: Mapping[str, Any], *, threads: int, device
 
     Args:
         study: The study, every default resolved.
-        inputs: What the task states of its data and checkpoint: hashes and sizes.
+        inputs: What task and objectives state of data, checkpoint and other files: hashes and sizes.
         threads: CPU threads of one trial.
         device: The device that trials run on, as resolved here.
     """
     versions: dict[str, str | None] = {"forgefront": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
-    environment = {"versions": versions, "threads": threads, "device": device}
+    environment = {"versions": versions, "threads": threads, "device": device, "measurements": MEASUREMENTS}
     whole = {
         "study": study.model_dump(mode="json", by_alias=True, exclude={"storage"}),
         "inputs": dict(inputs),
@@ -81,7 +95,8 @@ def compare(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Check that a run may go on.
 
     Returns:
-        One line for each thing that changed and may move results slightly: versions, threads, device.
+        One line for each thing that changed and may move results slightly: versions, threads, device; and one where
+        objectives have come to measure something else.
 
     Raises:
         StudyMismatchError: The study, data or checkpoint changed; the message lists every key, old and new.
@@ -96,6 +111,8 @@ def compare(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
         if old == new or _under(key, free):
             continue
         line = f"{key.removeprefix('study.')}: {_shown(old)} -> {_shown(new)}"
+        if key == MEASURED:
+            line += " (objectives measure otherwise: scores of new trials are not comparable with the earlier ones)"
         (warned if _under(key, WARNED) else refused).append(line)
     if refused:
         raise StudyMismatchError(

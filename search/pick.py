@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..studies.conditions import Condition, parse_condition
+from ..studies.conditions import Condition, measured_by, parse_condition
 from ..studies.errors import InputError
 from ..studies.faults import nearest
 from .preference import Preference, normalize_losses, parse_preference, rank
@@ -66,9 +66,7 @@ def pick(
     kept = candidates
     for text, condition in zip(where, conditions, strict=True):
         column = _column(kept, condition)
-        if condition.relative_to_control and control is None:
-            raise InputError(f"`--where` {text!r} needs a finished control; this run has none yet.")
-        reference = float(control[column]) if control is not None and condition.relative_to_control else None
+        reference = _reference(text, column, control) if condition.relative_to_control else None
         holds = np.array([condition.holds(float(value), reference) for value in kept[column]])
         if not holds.any():
             values = pd.to_numeric(kept[column])
@@ -92,7 +90,23 @@ def _column(frame: pd.DataFrame, condition: Condition) -> str:
         return condition.metric
     close = nearest(condition.metric, [name for name in known if not name.endswith("_se")])
     hint = f" Did you mean {close}?" if close else ""
-    raise InputError(f"`--where` must name a metric of the run ({', '.join(known)}); found {condition.metric!r}.{hint}")
+    rule = f"an objective or metric of the run ({', '.join(_metrics(frame, known))}) or one of their details"
+    raise InputError(f"`--where` must name {rule}; found {condition.metric!r}.{hint}")
+
+
+def _metrics(frame: pd.DataFrame, known: Sequence[str]) -> list[str]:
+    """Those of the names that are no details: they have standard errors, and begin with no other such name."""
+    scores = [name for name in known if f"{name}_se" in frame]
+    return [name for name in scores if measured_by(name, [other for other in scores if other != name]) is None]
+
+
+def _reference(text: str, column: str, control: pd.Series | None) -> float:
+    if control is None:
+        raise InputError(f"`--where` {text!r} needs a finished control; this run has none yet.")
+    value = control.get(column)
+    if value is None or pd.isna(value):
+        raise InputError(f"`--where` {text!r} must be on what the control has as well; the control has no {column}.")
+    return float(value)
 
 
 def _losses(frame: pd.DataFrame, objectives: dict[str, str]) -> np.ndarray:

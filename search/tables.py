@@ -19,6 +19,11 @@ WIDEST = 120
 
 LABELS = {
     "mce": "mCE",
+    "relative_mce": "relative mCE",
+    "mean_corruption_error": "mean error (corrupted)",
+    "worst_class_accuracy": "worst-class accuracy",
+    "worst_class_corrupted_accuracy": "worst-class accuracy (corrupted)",
+    "pgd_accuracy": "PGD accuracy",
     "macs": "MACs",
     "latency": "latency (ratio)",
     "compression_ratio": "compression (×)",
@@ -26,8 +31,18 @@ LABELS = {
 }
 """What a table's head and a plot's axis call a metric, where that is not its name."""
 
+CORRUPTION_ERRORS = ("mce", "relative_mce", "mean_corruption_error")
+
 RATIOS = {"compression_ratio": "× smaller", "latency": "latency ×"}
-"""What a table of techniques calls what it shows beside accuracies and mCE."""
+"""What a table of techniques calls what it shows beside accuracies and errors on corrupted images."""
+
+SHORT = {
+    "mean_corruption_error": "mean error",
+    "worst_class_accuracy": "worst class",
+    "worst_class_corrupted_accuracy": "corrupted worst",
+    **RATIOS,
+}
+"""Shorter labels, for a table of techniques."""
 
 BASE_COLUMNS = ("number", "role", "state", "feasible", "on_front", "seconds", "reason")
 
@@ -83,9 +98,9 @@ def as_data(frame: pd.DataFrame, form: str) -> str:
 def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
     """The frame as text; a table shows the columns that a person compares, CSV and JSON hold all.
 
-    Where techniques are compared, a table names them and has standard errors (±) beside accuracies and mCE, for their
-    differences are small; it is at most 120 characters wide and leaves operations, milliseconds and seconds to CSV and
-    JSON. Rows of several runs have the run's name first.
+    Where techniques are compared, a table names them and has standard errors (±) beside accuracies and errors on
+    corrupted images, for their differences are small; it is at most 120 characters wide where titles can be cut so far,
+    and leaves operations, milliseconds and seconds to CSV and JSON. Rows of several runs have the run's name first.
 
     Args:
         frame: Rows as `trials_frame` makes them, perhaps with a column ``run``.
@@ -125,10 +140,10 @@ def _comparison(frame: pd.DataFrame, metrics: Sequence[str]) -> str:
     ]
     place = len(shown) - 1
     for name in metrics:
-        error, noisy = f"{name}_se", name == "mce" or name.endswith("accuracy")
+        error, noisy = f"{name}_se", name in CORRUPTION_ERRORS or name.endswith("accuracy")
         if not (noisy or name in RATIOS) or not frame[name].notna().any():
             continue
-        shown.append((RATIOS.get(name) or LABELS.get(name, name), [_cell(name, value) for value in frame[name]]))
+        shown.append((SHORT.get(name) or LABELS.get(name, name), [_cell(name, value) for value in frame[name]]))
         if noisy and error in frame:
             shown.append(("±", [_cell(name, value) for value in frame[error]]))
     # the verdict alone, for the checks that failed are too long here

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Made", "TrialContext"]
 
 PARITY_IMAGES = 256
+MEASURED = "objectives"
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,12 @@ class TrialContext:
         pairs = zip(self.study.objectives, self.objectives, strict=False)
         return {objective.name: section.direction or objective.direction for section, objective in pairs}
 
-    def problem(self) -> Problem:
-        """The search, as a coordinator needs to know it; builds everything, so that wrong input shows up here."""
+    def problem(self, split: SplitName | None = "validation") -> Problem:
+        """The search, as a coordinator needs to know it; builds everything, so that wrong input shows up here.
+
+        Args:
+            split: Which images will be scored; None where none will be, and no file that objectives read is looked for.
+        """
         objectives = {objective.name: objective for objective in self.objectives}
         # found usable here, or told in one line, before anything is trained
         space = self.study.space
@@ -162,6 +167,10 @@ class TrialContext:
             return objectives[name].worst(control.value)
 
         inputs = {**self.task.fingerprint(), **cost_inputs(self.folder.path, self.study)}
+        read = {} if split is None else {name: objective.inputs(split) for name, objective in objectives.items()}
+        read = {name: digests for name, digests in read.items() if digests}
+        if read:
+            inputs[MEASURED] = read
         return Problem(
             name=self.study.study.name,
             directions=self.directions,
@@ -274,9 +283,16 @@ class TrialContext:
         _, height, width = self.task.input_shape
         return max(1, min(500, 500 * 64 * 64 // (height * width)))
 
-    def agree(self, stored: Mapping[str, Any]) -> list[str]:
-        """Check a run's stored fingerprint against study, data and checkpoint as they are now; see `compare`."""
-        return compare(stored, self.problem().fingerprint)
+    def agree(self, stored: Mapping[str, Any], *, split: SplitName | None = "test") -> list[str]:
+        """Check a run's stored fingerprint against study, data and checkpoint as they are now; see `compare`.
+
+        Args:
+            stored: The fingerprint.
+            split: Which images will be scored, None for none; see `problem`.
+        """
+        if split is None:
+            stored = {**stored, "inputs": {k: v for k, v in stored.get("inputs", {}).items() if k != MEASURED}}
+        return compare(stored, self.problem(split).fingerprint)
 
     def candidate(self, number: int) -> Candidate:
         """The candidate of a complete trial, on the study's device."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
+from .conditions import measured_by, parse_condition
 from .errors import InputError, StudyFileError
 from .faults import Fault, key_text, nearest
 from .messages import faults_of, keys_of
@@ -104,7 +105,7 @@ def check_parts(raw: dict[str, Any], file: str) -> tuple[dict[str, Any], list[st
             lines.append(f"{file}: {error}")
         except ValueError as error:
             lines.append(f"{file}: `{key_text(reference.key[:-1])}` must take its options; found that {error}")
-    lines += [fault.line(file) for fault in _attack_faults(resolved)]
+    lines += [fault.line(file) for fault in (*_attack_faults(resolved), *_detail_faults(resolved))]
     return resolved, lines
 
 
@@ -169,6 +170,38 @@ def _target_faults(reference: _Reference, options: dict[str, Any], targets: list
     allowed = f"a target of this study ({', '.join(targets)})"
     match = nearest(name, targets) or targets[0]
     return [Fault((*reference.key[:-1], "target"), allowed, name, f'"{match}"')]
+
+
+def _detail_faults(raw: dict[str, Any]) -> list[Fault]:
+    """Constraints on a detail that no score of its objective has, where the objective states which ones there are."""
+    tables = [raw.get(key) for key in ("objectives", "metrics")]
+    parts = [part for table in tables for part in (table if isinstance(table, list) else [table])]
+    numbers: dict[str, Any] = {}
+    try:
+        for part in parts:
+            if isinstance(part, dict):
+                found = resolve("objective", part["name"])
+                numbers[getattr(found, "name", part["name"])] = getattr(found, "numbers", None)
+    except (InputError, KeyError, AttributeError):
+        # reported as a fault of its own
+        return []
+    faults, texts = [], raw.get("constraints")
+    for index, text in enumerate(texts if isinstance(texts, list) else ()):
+        try:
+            metric = parse_condition(text).metric
+        except (InputError, TypeError):
+            continue
+        owner = measured_by(metric, numbers)
+        if owner is None or numbers[owner] is None:
+            continue
+        # as columns of tables are called
+        prefix = f"{owner}_"
+        known = [owner, f"{prefix}se", *(key if key.startswith(prefix) else prefix + key for key in numbers[owner])]
+        if metric not in known:
+            match = nearest(metric, known)
+            suggestion = f'"{text.replace(metric, match, 1)}"' if match else None
+            faults.append(Fault(("constraints", index), f"on {owner} or a number that it states", text, suggestion))
+    return faults
 
 
 def _attack_faults(raw: dict[str, Any]) -> list[Fault]:

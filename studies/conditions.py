@@ -54,10 +54,12 @@ class Condition:
         return control_value + self.number
 
     def violation(self, value: float, control_value: float | None = None) -> float:
-        """By how much `value` breaks the bound; at most 0 when the condition holds, infinite when `value` is NaN."""
+        """By how much `value` breaks the bound; at most 0 when the condition holds, infinite when either is NaN."""
         if math.isnan(value):
             return math.inf
         bound = self.bound(control_value)
+        if math.isnan(bound):
+            return math.inf
         excess = value - bound if self.operator in ("<=", "<") else bound - value
         if excess == 0.0 and self.operator in ("<", ">"):
             return sys.float_info.min

@@ -146,11 +146,8 @@ def _space_faults(space: SpaceSection, training: TrainingSection | None, search:
             allowed = "left out unless `training.class_weighting` or `space.class_weighting` names a weighting"
             found = space.class_weight_scale.model_dump()
             faults.append(Fault(("space", "class_weight_scale"), allowed, found, 'class_weighting = "inverse"'))
-    if training is not None and space.augmentation is not None and not training.augmentation_strength:
-        if space.augmentation_strength is None:
-            allowed = "left out while `training.augmentation_strength` is 0 and not searched"
-            suggestion = "augmentation_strength = { low = 0.0, high = 1.0 }"
-            faults.append(Fault(("space", "augmentation"), allowed, space.augmentation, suggestion))
+    if training is not None and not training.augmentation_strength and space.augmentation_strength is None:
+        faults += _idle_augmentation(space, training)
     if search is not None:
         most, plans, way_out = _most_trials(space)
         least = 1 + search.seeds
@@ -160,6 +157,20 @@ def _space_faults(space: SpaceSection, training: TrainingSection | None, search:
         if most is not None and search.trials > most:
             rule = "when `space` has nothing to search" if space.techniques is None else "with these techniques"
             faults.append(Fault(("search", "trials"), f"at most {most} {rule} ({plans})", search.trials, way_out))
+    return faults
+
+
+def _idle_augmentation(space: SpaceSection, training: TrainingSection) -> list[Fault]:
+    """What asks for an augmentation that has no strength; the default's name asks for nothing."""
+    allowed = "left out while `training.augmentation_strength` is 0 and not searched"
+    faults, suggestion = [], "augmentation_strength = 1.0"
+    if training.augmentation != TrainingSection.model_fields["augmentation"].default:
+        faults.append(Fault(("training", "augmentation"), allowed, training.augmentation, suggestion))
+    if training.consistency:
+        faults.append(Fault(("training", "consistency"), allowed, training.consistency, suggestion))
+    if space.augmentation is not None:
+        suggestion = "augmentation_strength = { low = 0.0, high = 1.0 }"
+        faults.append(Fault(("space", "augmentation"), allowed, space.augmentation, suggestion))
     return faults
 
 

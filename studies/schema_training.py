@@ -22,6 +22,7 @@ __all__ = [
 
 DEFAULT_METHOD = "n-fgsm"
 DEFAULT_EPSILON = 8 / 255
+DEFAULT_END = 0.6
 ATTACK_OPTIONS = {"attack_steps": "steps", "attack_step_size": "step_size", "trades_beta": "beta"}
 """Keys of `[training]` that a training attack may take, and the options that they are to it."""
 
@@ -85,7 +86,7 @@ class TrainingSection(Section):
         compression_end: Share of the training after which every compression is at its final strength.
         gradient_clip: Largest norm of the gradient, None for any.
         weight_averaging: Largest share that one step keeps of the moving average of the weights, which ships in their
-            place; 0 ships the last weights.
+            place; 0 ships the last weights. It begins where compression has its final strength.
         overfitting_guard: Restore and slow down when single-step adversarial training overfits catastrophically.
     """
 
@@ -111,7 +112,7 @@ class TrainingSection(Section):
     class_weighting: PartName = "none"
     class_weight_scale: NonNegative = 1.0
     compression_start: Share = 0.0
-    compression_end: Share = 0.6
+    compression_end: Share = DEFAULT_END
     gradient_clip: Positive | None = None
     weight_averaging: ShareBelowOne = 0.0
     overfitting_guard: bool = True
@@ -149,6 +150,10 @@ class TrainingSection(Section):
             allowed = f"at most `training.compression_end` ({self.compression_end:g})"
             suggestion = f"{self.compression_end:g}"
             faults.append(Fault(("compression_start",), allowed, self.compression_start, suggestion))
+        if self.weight_averaging and self.compression_end == 1.0:
+            allowed = f"below 1 with `training.weight_averaging` ({self.weight_averaging:g}), which begins there"
+            way_out = f"{max(DEFAULT_END, self.compression_start):g}" if self.compression_start < 1.0 else None
+            faults.append(Fault(("compression_end",), allowed, self.compression_end, way_out))
         if faults:
             raise contradiction(faults)
         return self

@@ -22,8 +22,10 @@ def kullback_leibler(reference: Tensor, other: Tensor) -> Tensor:
     Returns:
         (N,), with a gradient to both.
     """
-    # where p is 0 there is nothing to tell apart, and log p may be infinite
-    terms = torch.where(reference == -torch.inf, 0.0, reference.exp() * (reference - other))
+    # where p is 0 there is nothing to tell apart; masked before the arithmetic, whose gradient would be NaN there
+    nothing = reference == -torch.inf
+    reference, other = reference.masked_fill(nothing, 0.0), other.masked_fill(nothing, 0.0)
+    terms = reference.exp() * (reference - other)
     return terms.sum(dim=-1).flatten(1).mean(dim=1) if terms.dim() > 2 else terms.sum(dim=-1)
 
 

@@ -26,7 +26,7 @@ from .optimizers import WARM_UP, learning_rate_factor, make_optimizer, parameter
 from .overfitting_guard import OverfittingGuard
 from .tasks.base import Batch, Task
 from .training_loss import training_loss
-from .weight_averaging import WeightAverage, observe_ranges_again
+from .weight_averaging import WeightAverage, averaging_start, observe_ranges_again
 
 if TYPE_CHECKING:
     from ..compression.attach import Attached
@@ -170,9 +170,7 @@ class _Run:
             section.name, groups, learning_rate=section.learning_rate, momentum=section.momentum
         )
         self.average = WeightAverage(training.weight_averaging) if training.weight_averaging > 0.0 else None
-        stages = attached.stages
-        # from here on masks stay, and codebooks and quantizers are at work
-        self.settled = max(stages.prune_end, stages.cluster, stages.quantize)
+        self.settled = averaging_start(attached.plan, attached.stages)
         attack = make_attack(recipe, training)
         # what views weigh: augmented ones, or those of an attack that drives predictions apart
         self.adversarial = isinstance(attack, TRADES)

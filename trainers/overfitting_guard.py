@@ -87,18 +87,20 @@ class OverfittingGuard:
         """Compare with the best check so far; on catastrophic overfitting put the last good weights back.
 
         Weights and batch-norm statistics are put back; masks, codebooks and output ranges stay, since they follow the
-        compression schedule, which does not go back.
+        compression schedule, which does not go back. Where no check went well yet, all stays as it is.
 
         Returns:
             What happened, for the trial's record, or None when all is well.
         """
         now = self.accuracies(model)
         if is_overfitting(self._best, now):
+            found = "catastrophic overfitting: PGD accuracy"
             if not self._good:
-                return None
+                accuracies = f"{now.pgd:.2f} (clean {now.clean:.2f}, FGSM {now.fgsm:.2f})"
+                return f"{found} {accuracies}; no good weights to restore"
             self._restore(model)
             return (
-                f"catastrophic overfitting: PGD accuracy {now.pgd:.2f} after {self._best.pgd:.2f} "
+                f"{found} {now.pgd:.2f} after {self._best.pgd:.2f} "
                 f"(clean {now.clean:.2f} after {self._best.clean:.2f}, FGSM {now.fgsm:.2f}); last good weights restored"
             )
         if now.pgd >= self._best.pgd:

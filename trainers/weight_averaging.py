@@ -16,8 +16,23 @@ import torch
 from torch import Tensor, nn
 
 from ..compression.quantizers import activation_quantizers
+from ..spaces.plan import Stages, TrialPlan
 
-__all__ = ["WeightAverage", "decay_at", "observe_ranges_again"]
+__all__ = ["WeightAverage", "averaging_start", "decay_at", "observe_ranges_again"]
+
+
+def averaging_start(plan: TrialPlan, stages: Stages) -> float:
+    """The fraction of training from which masks stay, and codebooks and quantizers are at work.
+
+    Args:
+        plan: Where it has stages of its own, those that no layer takes part in do not count; else all do, so that the
+            dense control averages as long as a compressed model does.
+        stages: When each compressor works.
+    """
+    layers, joint = plan.layers.values(), plan.stages is None
+    clusters = joint or any(layer.clustering is not None for layer in layers)
+    quantizes = joint or any(layer.quantization is not None and layer.quantization.mode == "aware" for layer in layers)
+    return max(stages.prune_end, stages.cluster if clusters else 0.0, stages.quantize if quantizes else 0.0)
 
 
 def decay_at(update: int, decay: float) -> float:
@@ -33,7 +48,7 @@ def decay_at(update: int, decay: float) -> float:
 class WeightAverage:
     """The moving average of a model's parameters: latent weights, codebooks and learned scales alike.
 
-    Begin it where masks, codebooks and quantizers have all started: before, these are other networks. Parameters that
+    Begin it at `averaging_start`: before, these are other networks. Parameters that
     need no gradient by then, such as the scores of learned masks, stay out of it.
 
     Args:

@@ -106,8 +106,8 @@ def _three_points(height: int, width: int, device: torch.device) -> tuple[Tensor
             [1.0, 1.0, 1.0],
         ]
     )
-    inverse = np.linalg.inv(points)
-    return tuple(torch.as_tensor(part.astype(np.float32), device=device) for part in (points[:2], inverse))
+    inverse = np.linalg.inv(points).astype(np.float32)
+    return torch.as_tensor(points[:2].astype(np.float32), device=device), torch.as_tensor(inverse, device=device)
 
 
 def _sample(images: Tensor, x: Tensor, y: Tensor, *, border: Literal["edge centre", "edge outside"]) -> Tensor:

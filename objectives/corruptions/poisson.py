@@ -26,7 +26,7 @@ def poisson_counts(levels: Tensor, normal: Tensor, photons: float) -> Tensor:
 
     Args:
         levels: int64 in 0–255, any shape.
-        normal: z, float32 of the same shape, between -5.8 and 5.8; overwritten.
+        normal: z, float32 of the same shape, between -5.8 and 5.8.
         photons: The rate of level 255, at most 600.
 
     Returns:

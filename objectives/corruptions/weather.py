@@ -58,7 +58,7 @@ def snow(images: Tensor, severity: int, draws: Draws) -> Tensor:
     return to_bytes(whitened.add_(flakes + flakes.flip(2, 3)))
 
 
-def frost(images: Tensor, severity: int, draws: Draws, *, textures: Sequence[Tensor] | Tensor | None = None) -> Tensor:
+def frost(images: Tensor, severity: int, draws: Draws, *, textures: Sequence[Tensor] | None = None) -> Tensor:
     """Blend with an icy texture; shapes as in `snow`.
 
     The published corruption crops photographs. The procedural textures used without them share their mean colours,

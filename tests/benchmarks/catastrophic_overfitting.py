@@ -1,7 +1,7 @@
 """Does single-step adversarial training overfit catastrophically, and does the guard catch it where it does?
 
-Trains the small CNN from scratch on digits (epsilon 0.1) or on 10,000 CIFAR-10 images (epsilon 8/255) with N-FGSM and
-with plain FGSM at a too large step, without and with the guard, and prints clean, FGSM and PGD accuracy on test images.
+Trains the small CNN from scratch on digits (epsilon 0.1) or on 10,000 CIFAR-10 images (epsilon 8/255), with N-FGSM under
+the guard and with plain FGSM at a too large step without and with it, and prints clean, FGSM and PGD accuracy on test images.
 The sign of catastrophic overfitting is a high FGSM accuracy beside a PGD accuracy near zero.
 
     python tests/benchmarks/catastrophic_overfitting.py [--data DIR_OF_CIFAR] [--seeds 3]

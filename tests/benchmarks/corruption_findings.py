@@ -32,6 +32,7 @@ from forgefront.compression.candidate import load_candidate, save_candidate
 from forgefront.objectives.base import judge
 from forgefront.objectives.corrupted_sets import CorruptedSets
 from forgefront.objectives.corruption import SEEN
+from forgefront.objectives.corruption_archive import published
 from forgefront.spaces.layers import LayerInfo, inspect_layers
 from forgefront.spaces.plan import LayerPlan, Pruning, Recipe, TrialPlan
 from forgefront.studies.load import load_study
@@ -97,8 +98,10 @@ def make_task(args: argparse.Namespace, settings: Sequence[str] = ()) -> Classif
 
 
 def place(args: argparse.Namespace, name: str, seed: int) -> Path:
+    """The folder of a variant, apart for each budget and checkpoint."""
+    budget = f"{Path(args.weights).stem}-{args.train_images}-{args.epochs}"
     safe = name.replace(" ", "_").replace(",", "")
-    return Path(args.out) / args.experiment / f"{safe}-{seed}"
+    return Path(args.out) / args.experiment / budget / f"{safe}-{seed}"
 
 
 def train(args: argparse.Namespace, name: str, variant: Variant, number: int, layers: tuple[LayerInfo, ...]) -> None:
@@ -141,7 +144,8 @@ def wrong(args: argparse.Namespace, task: ClassificationTask, name: str, number:
                 images = EvaluationSet(sets.images(corruption, severity), plain.targets, plain.indices)
                 rows.append(~judge(model, task, images, 500).correct.cpu().numpy())
         found["corrupted"] = np.stack(rows).reshape(len(NAMES), len(SEVERITIES), -1)
-    np.savez_compressed(file, **found)
+    with published(file) as opened:
+        np.savez_compressed(opened, **found)
     return found
 
 
@@ -151,7 +155,10 @@ def cell(per_image: np.ndarray) -> str:
 
 
 def table(rows: dict[str, list[dict[str, np.ndarray]]], groups: dict[str, list[str]]) -> None:
-    """Print, for each variant, its error by group and by how much it exceeds the control's, seeds averaged."""
+    """Print, for each variant, its error by group and by how much it exceeds the control's.
+
+    Seeds are averaged; ± is the standard error over images of these networks, and the last table has each seed apart.
+    """
 
     def averaged(found: list[dict[str, np.ndarray]], names: list[str]) -> np.ndarray:
         places = [NAMES.index(name) for name in names]
@@ -171,6 +178,12 @@ def table(rows: dict[str, list[dict[str, np.ndarray]]], groups: dict[str, list[s
         cells = [np.mean([a["clean"] * 1.0 - b["clean"] for a, b in zip(found, rows[control], strict=True)], axis=0)]
         cells += [averaged(found, names) - averaged(rows[control], names) for names in (NAMES, *groups.values())]
         print(f"{name:26s} " + " ".join(f"{cell(one):>13s}" for one in cells))
+    print(f"\n{'minus the control, by seed':26s} mean error of each seed, points")
+    for name, found in rows.items():
+        pairs = zip(found, rows[control], strict=True)
+        shown = [100.0 * float(a["corrupted"].mean() - b["corrupted"].mean()) for a, b in pairs]
+        if name != control:
+            print(f"{name:26s} " + " ".join(f"{value:7.2f}" for value in shown))
     print(f"\n{'times the control error':26s} " + " ".join(f"{head:>13s}" for head in heads[1:]))
     for name, found in rows.items():
         ratios = [

@@ -127,8 +127,7 @@ MASKED: list[tuple[str, Callable[[nn.Module], Candidate], set[str]]] = [
 
 @pytest.mark.parametrize(("build", "expected"), [case[1:] for case in MASKED], ids=[case[0] for case in MASKED])
 def test_masked_gradients_are_found(task, trained, build, expected):
-    batch = batch_of(task, 60)
-    report = audit(build(trained).to("cpu"), task, batch, epsilon=EPSILON, seed=Seed(0))
+    report = audit(build(trained), task, batch_of(task, 40), epsilon=EPSILON, seed=Seed(0), steps=5, queries=60)
     assert report.verdict == "masked"
     assert expected <= set(report.failed)
     if "hidden" in expected:
@@ -138,11 +137,11 @@ def test_masked_gradients_are_found(task, trained, build, expected):
 
 @pytest.mark.parametrize("build", [case[1] for case in MASKED[:2]])
 def test_what_is_found_passes_for_robust_under_plain_pgd(task, trained, build):
-    batch, victims = batch_of(task, 60), [plain(trained), build(trained)]
+    batch, victims = batch_of(task, 40), [plain(trained), build(trained)]
     shares = []
     for one in victims:
         victim = Victim(one.model.eval(), task.attack_losses, task.correct)
-        pgd = PGD(epsilon=EPSILON, steps=20, restarts=2)
+        pgd = PGD(epsilon=EPSILON, steps=20, restarts=1)
         shares.append(
             float(pgd(victim, batch.images, batch.targets, torch.Generator().manual_seed(0)).robust.float().mean())
         )
@@ -150,42 +149,40 @@ def test_what_is_found_passes_for_robust_under_plain_pgd(task, trained, build):
     assert shares[1] > 0.8
 
 
-@pytest.mark.parametrize("count", [8, 25, 100])
-@pytest.mark.parametrize("epsilon", [0.02, EPSILON])
+@pytest.mark.parametrize(("count", "epsilon"), [(8, EPSILON), (25, 0.02), (60, EPSILON)])
 def test_sound_models_pass_on_few_images(task, trained, adversarial, int8, count, epsilon):
     for candidate in (plain(trained), adversarial, int8):
-        batch = batch_of(task, count, first=100 - count)
-        report = audit(candidate, task, batch, epsilon=epsilon, seed=Seed(count), queries=20)
+        batch = batch_of(task, count, first=60 - count)
+        report = audit(candidate, task, batch, epsilon=epsilon, seed=Seed(count), queries=10)
         assert report.verdict == "sound", report.checks
         assert report.gap >= 0.0
         assert report.accuracies["large-epsilon"] == 0.0
-    assert report.accuracies["plain"] > 0.3 or count < 100
+    assert report.accuracies["plain"] > 0.3 or count < 60
 
 
-@pytest.mark.parametrize(("norm", "epsilon"), [("l2", 1.0)])
-def test_l2_in_both_directions(task, trained, adversarial, norm, epsilon):
-    batch = batch_of(task, 40)
-    sound = audit(adversarial, task, batch, epsilon=epsilon, norm=norm, seed=Seed(0), queries=20)
-    masked = audit(plain(Rounded(trained)), task, batch, epsilon=2 * epsilon, norm=norm, seed=Seed(0), queries=20)
+def test_l2_in_both_directions(task, trained, adversarial):
+    batch, settings = batch_of(task, 24), {"norm": "l2", "seed": Seed(0), "queries": 10, "steps": 6}
+    sound = audit(adversarial, task, batch, epsilon=1.0, **settings)
+    masked = audit(plain(Rounded(trained)), task, batch, epsilon=2.0, **settings)
     assert (sound.verdict, masked.verdict) == ("sound", "masked")
 
 
 def test_the_same_each_time_whatever_the_mode_and_as_json(task, int8):
-    batch = batch_of(task, 30)
+    batch = batch_of(task, 12)
     int8.model.train()
-    settings = {"epsilon": EPSILON, "seed": Seed(0), "queries": 10, "steps": 3, "batch_size": 16}
+    settings = {"epsilon": EPSILON, "seed": Seed(0), "queries": 10, "steps": 3, "batch_size": 7}
     report = audit(int8, task, batch, **settings).to_dict()
     assert int8.model.training
     int8.model.eval()
     assert audit(int8, task, batch, **settings).to_dict() == report
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert report["images"] == 30
+    assert report["images"] == 12
     assert report["settings"]["step_size"] == pytest.approx(2.5 * EPSILON / 3)
     assert report["failed"] == [check["name"] for check in report["checks"] if not check["passed"]]
 
 
 def test_accuracies_fall_from_clean_to_everything(task, adversarial):
-    report = audit(adversarial, task, batch_of(task, 60), epsilon=EPSILON, seed=Seed(3), queries=20)
+    report = audit(adversarial, task, batch_of(task, 30), epsilon=EPSILON, seed=Seed(3), queries=10)
     accuracies = dict(report.accuracies)
     clean, least, large = (accuracies.pop(name) for name in ("clean", "everything", "large-epsilon"))
     assert all(least <= value <= clean for value in accuracies.values())
@@ -207,8 +204,8 @@ def test_no_images_are_refused(task, adversarial):
 def test_bounds_are_quantiles_of_the_binomial_distribution(trials, tolerance):
     stats = pytest.importorskip("scipy.stats")
     most = allowed(trials, tolerance)
-    assert stats.binom.sf(most, trials, tolerance) <= 0.01
-    assert most == 0 or stats.binom.sf(most - 1, trials, tolerance) > 0.01
+    assert stats.binom.sf(most, trials, tolerance) <= 0.01 + 1e-9
+    assert most == 0 or stats.binom.sf(most - 1, trials, tolerance) > 0.01 - 1e-9
 
 
 def test_the_stated_power_of_a_hundred_images():

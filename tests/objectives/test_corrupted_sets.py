@@ -6,10 +6,12 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +109,16 @@ def test_frost_takes_textures_of_ones_own(plain: EvaluationSet, photographs: np.
     assert CorruptedSets(plain, study_seed=0, folder=None, frost=tmp_path).content != own.content
 
 
+def test_textures_of_ones_own_leave_other_corruptions_where_they_are(
+    plain: EvaluationSet, photographs: np.ndarray, tmp_path: Path
+) -> None:
+    Image.fromarray(photographs[0]).resize((300, 200)).save(tmp_path / "one.png")
+    for frost in (None, tmp_path):
+        for name in ("fog", "frost"):
+            CorruptedSets(plain, study_seed=0, folder=tmp_path / "kept", frost=frost).images(name, 1)
+    assert sorted(path.name.split("-")[0] for path in files(tmp_path / "kept")) == ["fog", "frost", "frost"]
+
+
 # on disk
 
 
@@ -137,7 +149,7 @@ def test_each_content_seed_and_code_has_files_of_its_own(
     ):
         sets.images("fog", 1)
     assert len(files(tmp_path)) == 3
-    monkeypatch.setattr(corrupted_sets, "_code", lambda: "changed")
+    monkeypatch.setattr(corrupted_sets, "corruption_code", lambda: "changed")
     CorruptedSets(plain, study_seed=0, folder=tmp_path).images("fog", 1)
     assert len(files(tmp_path)) == 4
 
@@ -222,7 +234,7 @@ def test_the_folder_has_a_bound(plain: EvaluationSet, tmp_path: Path, monkeypatc
     assert len(sets._memory) == 3
     assert all(torch.equal(sets.images(name, 1), images) for name, images in zip(DRAWN, made, strict=True))
     # what other code has made gives way
-    monkeypatch.setattr(corrupted_sets, "_code", lambda: "changed")
+    monkeypatch.setattr(corrupted_sets, "corruption_code", lambda: "changed")
     CorruptedSets(plain, study_seed=0, folder=tmp_path).images("fog", 1)
     (file,) = files(tmp_path)
     assert file.name.endswith(".changed.npy")
@@ -238,10 +250,15 @@ def test_a_disk_with_little_left_is_left_alone(
 
 
 def test_memory_has_a_bound(plain: EvaluationSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corrupted_sets, "MEMORY_BYTES", 2 * plain.images.numel())
+    monkeypatch.setattr(corrupted_sets, "MEMORY_BYTES", 3 * plain.images.numel())
+    monkeypatch.setattr(corrupted_sets, "_LIVING", weakref.WeakSet())
+    # of all the sets of a process together
+    other = CorruptedSets(plain, study_seed=1, folder=None)
+    other.images("fog", 1)
     sets = CorruptedSets(plain, study_seed=0, folder=None)
     made = [sets.images(name, 1) for name in DRAWN]
     assert len(sets._memory) == 2
+    assert len(other._memory) == 1
     assert all(torch.equal(sets.images(name, 1), images) for name, images in zip(DRAWN, made, strict=True))
 
 
@@ -354,6 +371,31 @@ def test_an_objective_scores_on_an_archive(subject: Subject, tmp_path: Path) -> 
     options = {"severities": (1, 4), "images": 30, "corruptions": ["fog", "shot_noise"]}
     read = MeanError(archive=tmp_path, **options).measure(subject)
     assert read == MeanError(**options).measure(dataclasses.replace(subject, study_seed=7, cache={}))
+
+
+def test_an_archive_is_known_by_its_content(plain: EvaluationSet, archive: Path, tmp_path: Path) -> None:
+    objective = MeanError(archive=archive, corruptions=["fog"])
+    before = objective.inputs("validation")
+    assert list(before) == ["archive"]
+    moved = tmp_path / "moved"
+    shutil.copytree(archive, moved, copy_function=shutil.copyfile)
+    assert MeanError(archive=moved, corruptions=["fog"]).inputs("test") == before
+    np.save(moved / "shot_noise.npy", np.zeros((1000, 32, 32, 3), np.uint8))
+    assert MeanError(archive=moved, corruptions=["fog"]).inputs("test") == before
+    np.save(moved / "fog.npy", 255 - np.load(moved / "fog.npy"))
+    assert MeanError(archive=moved, corruptions=["fog"]).inputs("test") != before
+
+
+def test_an_archive_of_another_split_is_refused_by_name(subject: Subject, archive: Path) -> None:
+    manifest = {"severities": [1, 2, 3, 4, 5], "indices": list(range(200)), "split": "test"}
+    (archive / MANIFEST).write_text(json.dumps(manifest))
+    objective = MeanError(archive=archive, corruptions=["fog"])
+    objective.inputs("test")
+    rule = "`archive` must hold the validation split, which is scored; found the test split in"
+    with pytest.raises(DataError, match=rule):
+        objective.inputs("validation")
+    with pytest.raises(DataError, match=rule):
+        objective.measure(dataclasses.replace(subject, cache={}))
 
 
 def cut(folder: Path) -> None:

@@ -25,9 +25,11 @@ from forgefront.objectives.corruption import (
     corruption_names,
     corruption_scores,
 )
-from forgefront.objectives.corruption_metrics import group_of, raw_numbers
-from forgefront.studies.errors import DataError, InputError
+from forgefront.objectives.corruption_metrics import NUMBERS, group_of, raw_numbers
+from forgefront.studies.errors import DataError, InputError, StudyFileError
+from forgefront.studies.load import load_study, study_to_toml
 from forgefront.studies.registry import names, validate_options
+from forgefront.studies.schema import Study
 
 PUBLISHED = corruption_names("published")
 
@@ -157,6 +159,12 @@ def test_errors_are_told_apart_by_what_the_augmentation_shows(
     if seen is not None:
         assert scores["mean_error_seen_change"] == pytest.approx(-0.4)
         assert scores["mean_error_unseen_change"] == pytest.approx(-0.1)
+
+
+def test_a_run_that_noted_no_augmentation_tells_nothing_apart() -> None:
+    raw = raw_of({"gaussian_noise": [0.5], "fog": [0.1]})
+    raw.pop("augmentation", None)
+    assert not [key for key in corruption_scores(raw, raw) if "seen" in key]
 
 
 def test_what_an_augmentation_shows_are_corruptions() -> None:
@@ -309,18 +317,49 @@ def test_an_unknown_corruption_is_named_with_its_nearest_match() -> None:
 
 def test_paths_of_a_study_file_are_frozen_as_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    options = validate_options("objective", "mce", {"archive": "c", "frost": "f", "baseline": "b.json"})
+    options = validate_options("objective", "mce", {"archive": "c", "frost": "f"})
     assert (options["archive"], options["frost"]) == (tmp_path / "c", tmp_path / "f")
-    assert options["baseline"] == str(tmp_path / "b.json")
-    assert validate_options("objective", "mce", {})["baseline"] == "control"
+
+
+def test_the_numbers_of_a_baseline_file_are_frozen(tmp_path: Path) -> None:
+    errors = {"fog": 0.5, "snow": 0.25, "clean": 0.125}
+    file = tmp_path / "b.json"
+    file.write_text(json.dumps(errors))
+    given = f'{{ name = "mce", corruptions = ["fog", "snow"], baseline = "{file}" }}'
+    frozen = study_to_toml(load_study("digits", overrides=[f"objectives=[{given}]"]))
+    file.unlink()
+    (tmp_path / "study.toml").write_text(frozen)
+    again = load_study(tmp_path / "study.toml")
+    assert again.objectives[0].options["baseline"] == errors
+    assert study_to_toml(again) == frozen
+    assert MeanCorruptionError(**bind_options(again)).baseline == Baseline("stated", {"fog": 0.5, "snow": 0.25}, 0.125)
+    for name in ("control", "alexnet"):
+        assert validate_options("objective", "mce", {"baseline": name})["baseline"] == name
+
+
+def bind_options(study: Study) -> dict:
+    return validate_options("objective", "mce", study.objectives[0].options)
+
+
+@pytest.mark.parametrize("baseline", ["alexnet", {"fog": 0.5}])
+def test_means_over_five_severities_are_no_baseline_for_others(baseline: str | dict[str, float]) -> None:
+    MeanCorruptionError(corruptions=["fog"], severities=(5, 4, 3, 2, 1), baseline=baseline)
+    with pytest.raises(InputError) as caught:
+        MeanCorruptionError(corruptions=["fog"], severities=(3, 1), baseline=baseline)
+    assert "`severities` must be all of 1–5 with the baseline" in str(caught.value)
+    assert str(caught.value).endswith('found [1, 3]. Did you mean baseline = "control"?')
 
 
 BAD_BASELINES = [
-    ("alex", None, 'must be "control", "alexnet" or a file.json; found "alex". Did you mean alexnet?'),
+    (
+        "alex",
+        None,
+        'must be "control", "alexnet", a table of errors or a file.json; found "alex". Did you mean alexnet?',
+    ),
     ("none.json", None, "must be a file that exists"),
     ("b.json", "not json", "must be a JSON file"),
-    ("b.json", "[0.5]", "must be a JSON object {corruption: error}; found list"),
-    ("b.json", "{}", "must be a JSON object"),
+    ("b.json", "[0.5]", "must be a table {corruption: error}; found list"),
+    ("b.json", "{}", "must be a table"),
     ("b.json", '{"fog": 45.0, "snow": 0.1}', "must hold errors in [0, 1]; found fog: 45.0"),
     ("b.json", '{"fog": 45.0}', "Did you mean 0.45?"),
     ("b.json", '{"fog": true}', "must hold errors in [0, 1]"),
@@ -356,8 +395,32 @@ def test_a_baseline_file_gives_the_denominators(tmp_path: Path) -> None:
         MeanCorruptionError(corruptions="all", baseline="alexnet")
 
 
-def test_a_missing_archive_or_folder_of_textures_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+def test_a_missing_archive_or_folder_of_textures_matters_where_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="`archive` must be a folder"):
-        MeanError(archive=tmp_path / "none")
+        MeanError(archive=tmp_path / "none").inputs("validation")
     with pytest.raises(InputError):
-        MeanError(frost=tmp_path / "none")
+        MeanError(frost=tmp_path / "none").inputs("validation")
+    assert MeanError(frost=tmp_path / "none", corruptions=["fog"]).inputs("validation") == {}
+    raw = raw_of({"fog": [0.1]})
+    assert MeanError(archive=tmp_path / "none").derive(raw, raw).value == pytest.approx(0.1)
+
+
+def test_every_number_of_a_score_may_be_bounded() -> None:
+    errors = {name: [0.5] for name in corruption_names("all")} | {"own:rain": [0.5]}
+    for augmentation in ("naturalistic", "augmix"):
+        scores = corruption_scores(raw_of(errors, augmentation=augmentation), raw_of(errors))
+        assert {key for key, value in scores.items() if isinstance(value, int | float)} <= set(NUMBERS)
+    assert set(NUMBERS) <= set(corruption_scores(raw_of(errors, augmentation="naturalistic"), raw_of(errors)))
+
+
+@pytest.mark.parametrize("metric", ["mce", "mce_se", "mce_mean_error", "mce_mce_noise", "mce_noise", "mce_eror_fog"])
+def test_a_misspelt_detail_in_a_constraint_is_told_with_the_nearest(metric: str) -> None:
+    overrides = ['objectives=[{name = "mce"}]', "metrics=[]", f'constraints=["{metric} <= 0.3"]']
+    if metric in ("mce", "mce_se", "mce_mean_error", "mce_noise"):
+        load_study("digits", overrides=overrides)
+        return
+    with pytest.raises(StudyFileError) as caught:
+        load_study("digits", overrides=overrides)
+    (line,) = caught.value.lines
+    assert f'`constraints[0]` must be on mce or a number that it states; found "{metric} <= 0.3"' in line
+    assert "Did you mean" in line

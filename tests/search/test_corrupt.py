@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,24 @@ def test_a_folder_of_other_images_is_left_alone(tmp_path: Path, changes: dict, m
     with pytest.raises(InputError) as caught:
         made(tmp_path, **{"corruptions": "contrast", **changes})
     assert message in str(caught.value)
+
+
+def test_images_of_other_corruption_code_are_not_mixed(tmp_path: Path) -> None:
+    made(tmp_path, corruptions="contrast")
+    stated = json.loads((tmp_path / MANIFEST).read_text())
+    (tmp_path / MANIFEST).write_text(json.dumps({**stated, "code": "0123abcd"}))
+    with pytest.raises(InputError, match=r"one that this version of the corruptions began; found .*which another one"):
+        made(tmp_path, corruptions="contrast")
+
+
+def test_parts_that_a_killed_call_left_go_after_an_hour(tmp_path: Path) -> None:
+    made(tmp_path, corruptions="contrast")
+    old, new = tmp_path / ".fog.npy.abc.part", tmp_path / ".fog.npy.def.part"
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (time.time() - 7200, time.time() - 7200))
+    made(tmp_path, corruptions="contrast")
+    assert [part.exists() for part in (old, new)] == [False, True]
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:

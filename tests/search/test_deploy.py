@@ -19,9 +19,12 @@ from forgefront import load_bundle, load_run
 from forgefront.compression.candidate import load_candidate, save_candidate
 from forgefront.compression.layer_codes import LayerCodes
 from forgefront.compression.packing import packed_sizes, read_packed
+from forgefront.search.card import _augmentation
 from forgefront.search.deploy import deploy
+from forgefront.search.record import FINGERPRINT
 from forgefront.search.trial import TrialContext
-from forgefront.studies.errors import ParityError, RunError
+from forgefront.spaces.plan import Recipe
+from forgefront.studies.errors import DataError, ParityError, RunError
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +77,21 @@ def test_the_onnx_file_is_integer_and_says_nothing_of_this_machine(bundle: Path)
 
 def test_the_card_states_the_test_accuracy(bundle: Path) -> None:
     accuracy = json.loads((bundle / "metrics.json").read_text())["test"]["accuracy"]
-    assert f"{accuracy:.2%}" in (bundle / "card.md").read_text()
+    card = (bundle / "card.md").read_text()
+    assert f"{accuracy:.2%}" in card
+    strength = json.loads((bundle / "plan.json").read_text())["plan"]["recipe"]["augmentation_strength"]
+    assert ("no augmentation" in card) == (strength == 0.0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "told"),
+    [
+        (Recipe("naturalistic", 0.5, augmentation="augmix"), "augmentation augmix at strength 0.5"),
+        (Recipe("adversarial", method="n-fgsm", epsilon=0.03), "no augmentation"),
+    ],
+)
+def test_the_card_names_an_augmentation_where_there_was_one(recipe: Recipe, told: str) -> None:
+    assert _augmentation(recipe) == told
 
 
 def test_the_torch_side_is_packed_and_its_size_stated(finished_run: Path, bundle: Path) -> None:
@@ -148,3 +165,28 @@ def test_frames_hold_every_trial_and_only_the_front(finished_run: Path) -> None:
     assert {"accuracy", "accuracy_se", "mce", "compression_ratio", "latency", "latency_ms", "macs"} <= set(trials)
     assert front["on_front"].all()
     assert front["accuracy"].is_monotonic_decreasing
+
+
+def test_what_objectives_read_is_not_needed_for_a_bundle(finished_run: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "small"
+    shutil.copytree(finished_run, moved)
+    text = (moved / "study.toml").read_text()
+    added = (
+        f'[[metrics]]\nname = "mean_corruption_error"\narchive = "{tmp_path / "gone"}"\nfrost = "{tmp_path / "gone"}"\n'
+    )
+    (moved / "study.toml").write_text(f"{text}\n{added}")
+    run = load_run(moved)
+    context = TrialContext(moved, 1, run.study)
+    fingerprint = context.problem(None).fingerprint
+    assert context.agree(fingerprint, split=None) == []
+    with pytest.raises(DataError, match="`archive` must be a folder"):
+        context.agree(fingerprint)
+    with pytest.raises(DataError, match="`archive` must be a folder"):
+        TrialContext(moved, 1).problem()
+    # as of a run that was scored on it
+    read = {
+        **fingerprint,
+        "inputs": {**fingerprint["inputs"], "objectives": {"mean_corruption_error": {"archive": "abc"}}},
+    }
+    run.record.set_user_attr(FINGERPRINT, read)
+    assert deploy(load_run(moved), 2, tmp_path / "bundle")[-1].startswith("deployed")

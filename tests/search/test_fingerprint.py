@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forgefront.objectives import MEASUREMENTS
 from forgefront.search.fingerprint import compare, fingerprint
 from forgefront.studies.errors import StudyMismatchError
 from forgefront.studies.load import load_study
@@ -61,6 +63,47 @@ def test_a_later_key_that_changes_results_is_refused(override: str, told: str) -
     with pytest.raises(StudyMismatchError) as caught:
         compare(began_before(of()), of(override))
     assert told in str(caught.value)
+
+
+SINCE_TRAINING = ("attack_step_size", "augmentation", "consistency", "trades_beta", "weight_averaging")
+SINCE_MEASURED = ("archive", "audit", "audit_images", "baseline", "frost", "losses", "norm")
+ROBUSTNESS = [
+    'objectives=[{name = "mce"}, {name = "pgd_accuracy", epsilon = "4/255"}]',
+    'metrics=[{name = "relative_mce"}, {name = "latency"}]',
+]
+
+
+def before_robustness(stored: dict[str, Any]) -> dict[str, Any]:
+    """The fingerprint as it was before audits, baselines and archives."""
+    old = copy.deepcopy(stored)
+    for key in SINCE_TRAINING:
+        del old["study"]["training"][key]
+    del old["study"]["space"]["augmentation"]
+    for part in old["study"]["objectives"] + old["study"]["metrics"]:
+        for key in SINCE_MEASURED:
+            part.pop(key, None)
+    del old["environment"]["measurements"]
+    return old
+
+
+def test_a_run_that_began_before_audits_goes_on_and_is_told_that_its_scores_are_of_two_kinds() -> None:
+    (line,) = compare(before_robustness(of(*ROBUSTNESS)), of(*ROBUSTNESS))
+    assert line.startswith(f"environment.measurements: 1 -> {MEASUREMENTS} (")
+    assert "scores of new trials are not comparable with the earlier ones" in line
+    changed = ROBUSTNESS[0].replace('"4/255"', '"4/255", norm = "l2"')
+    with pytest.raises(StudyMismatchError, match=r'objectives\[1\]\.norm: "linf" -> "l2"'):
+        compare(before_robustness(of(*ROBUSTNESS)), of(changed, ROBUSTNESS[1]))
+
+
+def test_what_objectives_read_counts_by_its_content(tmp_path: Path) -> None:
+    def reading(folder: str, digest: str) -> dict[str, Any]:
+        objectives = f'objectives=[{{name = "mce", archive = "{tmp_path / folder}"}}]'
+        study = load_study("digits", overrides=[objectives])
+        return fingerprint(study, {"objectives": {"mce": {"archive": digest}}}, threads=1)
+
+    assert compare(reading("here", "abc"), reading("there", "abc")) == []
+    with pytest.raises(StudyMismatchError, match=r'inputs\.objectives\.mce\.archive: "abc" -> "def"'):
+        compare(reading("here", "abc"), reading("here", "def"))
 
 
 def test_how_masks_learn_matters_where_masks_are_learned() -> None:

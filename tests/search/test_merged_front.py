@@ -21,7 +21,7 @@ from forgefront.search.merged_front import MergedRuns
 from forgefront.search.record import FINGERPRINT
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.storage import open_storage, sqlite_url
-from forgefront.search.tables import render, trials_frame
+from forgefront.search.tables import LABELS, render, trials_frame
 from forgefront.spaces.techniques import TECHNIQUES
 from forgefront.studies.load import read_study_text, study_to_toml
 
@@ -252,6 +252,25 @@ def test_techniques_are_named_with_standard_errors() -> None:
     plain = render(frame.drop(columns="technique"), ["accuracy", "mce"], "table")
     assert "±" not in plain
     assert plain.splitlines()[0].split()[:2] == ["number", "role"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "head", "cell"),
+    [
+        ("relative_mce", 87.25, "relative mCE", "87.25"),
+        ("mean_corruption_error", 0.25, "mean error", "0.25"),
+        ("worst_class_corrupted_accuracy", 0.25, "corrupted worst", "25.00%"),
+    ],
+)
+def test_a_table_of_techniques_shows_every_score_on_corrupted_images(
+    name: str, value: float, head: str, cell: str
+) -> None:
+    row = {"number": 1, "role": "seed", "state": "complete", "reason": "", "seconds": 1.0, "technique": "technique-7"}
+    frame = pd.DataFrame([row | {name: value, f"{name}_se": 0.0125}])
+    first, second = render(frame, [name], "table").splitlines()
+    assert first.split() == ["number", "technique", *head.split(), "±"]
+    assert second.split()[-2:] == [cell, "1.25%" if cell.endswith("%") else "0.0125"]
+    assert LABELS[name] in render(frame.drop(columns="technique"), [name], "table")
 
 
 @pytest.mark.parametrize("run", ["castro-techniques", "r" * 80, None])

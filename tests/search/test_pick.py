@@ -99,5 +99,28 @@ def test_wrong_wishes_are_told_in_one_line(where: list[str], prefer: str, messag
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("control", [{"accuracy": 0.98, "size_kept": np.nan}, {"accuracy": 0.98}])
+def test_a_bound_on_what_the_control_lacks_is_told(control: dict[str, float]) -> None:
+    frame = BENT.assign(size_kept=0.5)
+    where = ["size_kept <= control + 0.1"]
+    assert pick(frame, OBJECTIVES, where=["size_kept <= 1"], control=pd.Series(control)).number == 2
+    with pytest.raises(InputError, match=r"the control has no size_kept\.$") as caught:
+        pick(frame, OBJECTIVES, where=where, control=pd.Series(control))
+    assert where[0] in str(caught.value)
+    with pytest.raises(InputError, match="needs a finished control"):
+        pick(frame, OBJECTIVES, where=where)
+
+
+def test_an_unknown_name_is_told_with_metrics_and_the_nearest_match_alone() -> None:
+    details = {f"accuracy_of_class_{label}": 0.5 for label in range(60)}
+    frame = BENT.assign(**details, accuracy_mean=0.5, accuracy_mean_se=0.01, seconds=3.0)
+    with pytest.raises(InputError) as caught:
+        pick(frame, OBJECTIVES, where=["acuracy_of_class_7 >= 0.5"])
+    assert str(caught.value) == (
+        "`--where` must name an objective or metric of the run (accuracy, size) or one of their details; "
+        "found 'acuracy_of_class_7'. Did you mean accuracy_of_class_7?"
+    )
+
+
 def test_weights_are_read_in_any_spacing() -> None:
     assert parse_preference(" accuracy = 2 , size=1", ["accuracy", "size"]).weights == {"accuracy": 2.0, "size": 1.0}

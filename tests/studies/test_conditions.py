@@ -74,6 +74,13 @@ def test_violation(text: str, value: float, control: float | None, violation: fl
     assert parse_condition(text).violation(value, control) == pytest.approx(violation, abs=1e-12)
 
 
+@pytest.mark.parametrize("text", ["accuracy >= control - 0.02", "accuracy <= control", "accuracy < control * 2"])
+def test_a_bound_that_is_not_a_number_is_never_met(text: str) -> None:
+    condition = parse_condition(text)
+    assert condition.violation(0.9, math.nan) == math.inf
+    assert not condition.holds(0.9, math.nan)
+
+
 @pytest.mark.parametrize(("operator", "holds"), [("<", False), (">", False), ("<=", True), (">=", True)])
 def test_a_strict_bound_does_not_hold_when_met_exactly(operator: str, holds: bool) -> None:
     assert parse_condition(f"macs {operator} 5").holds(5.0) is holds

@@ -221,6 +221,27 @@ BAD = [
         "0.5",
     ),
     ("compression_end = 0.5", "compression_end = 1.5", "training.compression_end", "1.5", "1.0"),
+    (
+        "compression_end = 0.5",
+        "compression_end = 1.0\nweight_averaging = 0.99",
+        "training.compression_end",
+        "1.0",
+        "0.6",
+    ),
+    (
+        "epochs = 2",
+        'epochs = 2\naugmentation = "augmix"\naugmentation_strength = 0.0',
+        "training.augmentation",
+        '"augmix"',
+        "augmentation_strength = 1.0",
+    ),
+    (
+        "epochs = 2",
+        "epochs = 2\nconsistency = 12.0\naugmentation_strength = 0.0",
+        "training.consistency",
+        "12.0",
+        "augmentation_strength = 1.0",
+    ),
     ("low = 0.0, high = 0.8", "low = 0.9, high = 0.8", "space.sparsity.low", "0.9", "0.8"),
     ("high = 0.8", "high = 0.8, step = 0.9", "space.sparsity.step", "0.9", "0.8"),
     (

@@ -46,8 +46,7 @@ def everywhere(value: float) -> Tensor:
 @pytest.mark.parametrize(
     ("operation", "change", "largest"),
     [
-        # Pillow's table of the stretched levels is cut off in floating point
-        (autocontrast, ImageOps.autocontrast, 1),
+        (autocontrast, ImageOps.autocontrast, 0),
         (equalize, ImageOps.equalize, 0),
         (lambda levels: posterize(levels, everywhere(4.0)), lambda one: ImageOps.posterize(one, 4), 0),
         (lambda levels: posterize(levels, everywhere(1.0)), lambda one: ImageOps.posterize(one, 1), 0),
@@ -57,6 +56,17 @@ def everywhere(value: float) -> Tensor:
 def test_operations_on_levels_are_pillows(size, operation, change, largest):
     images = photographs(*size)
     assert (operation(images.float()) - by_pillow(images, change)).abs().max() <= largest
+
+
+def test_autocontrast_is_pillows_for_every_pair_of_extremes():
+    level = torch.arange(256.0)
+    low, high = (one.flatten() for one in torch.meshgrid(level[::3], level[::2], indexing="ij"))
+    low, high = low[low <= high], high[low <= high]
+    ramps = level.clamp(low[:, None], high[:, None])[:, None, None]
+    stretched = autocontrast(ramps)
+    for ramp, found in zip(ramps, stretched, strict=True):
+        expected = ImageOps.autocontrast(Image.fromarray(ramp[0].numpy().astype(np.uint8)))
+        assert np.array_equal(found[0].numpy(), np.asarray(expected))
 
 
 def test_posterize_keeps_all_bits_or_none():

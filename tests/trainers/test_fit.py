@@ -232,7 +232,10 @@ def test_weights_that_overfit_at_once_are_no_good_ones(monkeypatch):
     verdicts = iter([Accuracies(0.9, 0.9, 0.1), Accuracies(0.9, 0.5, 0.4), Accuracies(0.9, 0.9, 0.1)])
     monkeypatch.setattr(OverfittingGuard, "accuracies", lambda self, model: next(verdicts))
     guard, model = OverfittingGuard(task, EPSILON, seed=Seed(0)), deepcopy(robust.model)
-    assert guard.check(model) is None
+    deviation = "catastrophic overfitting: PGD accuracy 0.10 (clean 0.90, FGSM 0.90); no good weights to restore"
+    before = digest(model)
+    assert guard.check(model) == deviation
+    assert digest(model) == before
     with torch.no_grad():
         next(model.parameters()).add_(1.0)
     good = digest(model)
@@ -268,3 +271,14 @@ def test_fit_restores_slows_down_and_records_it(monkeypatch):
     assert deviation.endswith("last good weights restored, learning rate halved")
     _, _, undisturbed = train(make_study("adversarial", steps=20, overfitting_guard=False), ADVERSARIAL)
     assert result.history[-1]["learning_rate"] == pytest.approx(undisturbed.history[-1]["learning_rate"] / 2)
+
+
+def test_fit_slows_down_where_training_overfits_from_the_first_check_on(monkeypatch):
+    well, badly = Accuracies(0.9, 0.7, 0.6), Accuracies(0.95, 0.95, 0.05)
+    verdicts = iter([badly] * 2 + [well] * 8)
+    monkeypatch.setattr(OverfittingGuard, "accuracies", lambda self, model: next(verdicts))
+    _, _, result = train(make_study("adversarial", steps=20), ADVERSARIAL)
+    what = "catastrophic overfitting: PGD accuracy 0.05 (clean 0.95, FGSM 0.95); no good weights to restore"
+    assert result.deviations == [f"step {step} of 20: {what}, learning rate halved" for step in (2, 4)]
+    _, _, undisturbed = train(make_study("adversarial", steps=20, overfitting_guard=False), ADVERSARIAL)
+    assert result.history[-1]["learning_rate"] == pytest.approx(undisturbed.history[-1]["learning_rate"] / 4)

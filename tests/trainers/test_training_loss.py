@@ -60,6 +60,22 @@ def test_a_prediction_that_is_certain_has_a_finite_divergence():
     assert jensen_shannon([certain(2), certain(2)]).item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_prediction_that_is_certain_has_finite_gradients():
+    p, q = certain(2).requires_grad_(), predictions(0, 1, 4).requires_grad_()
+    kullback_leibler(p, q).sum().backward()
+    assert p.grad is not None
+    assert q.grad is not None
+    # d KL / d log q = -p, and d KL / d log p = p·(log p − log q + 1)
+    assert q.grad.tolist() == [[0.0, 0.0, -1.0, 0.0]]
+    assert p.grad[0].tolist() == pytest.approx([0.0, 0.0, 1.0 - q[0, 2].item(), 0.0])
+    # both certain of the same
+    logits = torch.tensor([[0.0, -torch.inf, 1.0]], requires_grad=True)
+    kullback_leibler(logits.log_softmax(1), logits.detach().log_softmax(1)).sum().backward()
+    jensen_shannon([logits.log_softmax(1), torch.full((1, 3), -math.log(3))]).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
 def test_jensen_shannon_is_symmetric_and_bounded():
     parts = [predictions(seed, 16, 10) for seed in range(3)]
     divergence = jensen_shannon(parts)

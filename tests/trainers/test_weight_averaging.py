@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -18,7 +19,7 @@ from forgefront.studies.seeds import Seed
 from forgefront.trainers.fit import fit
 from forgefront.trainers.overfitting_guard import Accuracies, OverfittingGuard
 from forgefront.trainers.tasks.classification import ClassificationTask
-from forgefront.trainers.weight_averaging import WeightAverage, decay_at, observe_ranges_again
+from forgefront.trainers.weight_averaging import WeightAverage, averaging_start, decay_at, observe_ranges_again
 
 CPU = torch.device("cpu")
 LEARNED = Pruning(0.0, "filter", "learned", target=0.5, strength=3.0)
@@ -178,6 +179,23 @@ def test_a_training_that_compresses_to_its_end_ships_its_last_weights():
     (_, off, *_), (_, on, *_) = train(0.0, late), train(0.9, late)
     for one, other in zip(latent(off), latent(on), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("weights", 0.5), ("clusters", 0.7), ("bits", 0.8), ("bits afterwards", 0.5), ("everything", 0.8)],
+)
+def test_averaging_begins_where_what_a_plan_uses_has_started(name, start):
+    plan, stages = plan_of(PLANS[name]), Stages(0.0, 0.5, 0.7, 0.8)
+    assert averaging_start(plan, stages) == 0.8
+    assert averaging_start(replace(plan, stages=stages), stages) == start
+
+
+def test_a_technique_without_clusters_and_bits_is_averaged():
+    # its stages leave these for the end, where they never come to work
+    plan = replace(plan_of(PLANS["weights"]), stages=Stages(0.0, 0.5, 1.0, 1.0))
+    (_, off, *_), (_, on, *_) = train(0.0, plan), train(0.9, plan)
+    assert any(not torch.equal(one, other) for one, other in zip(latent(off), latent(on), strict=True))
 
 
 def test_restored_weights_begin_a_new_average(monkeypatch):

@@ -52,6 +52,9 @@ class TRADES(PGDAT):
     is then trained on loss(images) + β·KL(p(images) ‖ p(adversarial)). Published for CIFAR-10: β = 6, 10 steps of
     0.007 with ε = 0.031, from images plus 0.001·N(0, 1), the model in evaluation mode.
 
+    Unlike the published code, which trains on images and adversarial images in a forward pass each, both go through
+    one, so that batch norm normalises by statistics of both together.
+
     Args:
         epsilon: L∞ radius on images in [0, 1].
         steps: Gradient steps a batch, at least 1.

@@ -44,7 +44,11 @@ def autocontrast(levels: Tensor) -> Tensor:
     """Stretch each channel from its darkest to its brightest level over 0–255 (`ImageOps.autocontrast`)."""
     low = levels.amin(dim=(2, 3), keepdim=True)
     spread = levels.amax(dim=(2, 3), keepdim=True) - low
-    stretched = torch.floor((levels - low) * 255.0 / spread.clamp(min=1.0))
+    # in double precision and in Pillow's order, so that rounding errors cut off the same levels
+    divisor = spread.clamp(min=1.0).double()
+    # a number over a tensor would be a product with its reciprocal, rounded twice
+    scale = torch.full_like(divisor, 255.0) / divisor
+    stretched = (levels * scale).add_(-low * scale).trunc_().clamp_(0.0, 255.0).to(levels.dtype)
     return torch.where(spread > 0.0, stretched, levels)
 
 

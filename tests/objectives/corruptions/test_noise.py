@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
+import torch
 from scipy import stats
+
+from forgefront.objectives.corruptions.randomness import Draws
+from forgefront.studies.registry import resolve
 
 CONSTANTS = {
     "gaussian_noise": ((0.04, 0.06, 0.08, 0.09, 0.10), (0.08, 0.12, 0.18, 0.26, 0.38)),
@@ -36,14 +42,18 @@ def speckle_noise(image, severity, chance):
     return in_bytes(image / 255.0 * (1.0 + constant("speckle_noise", image, severity) * noise))
 
 
+@functools.cache
+def poisson_cdf(level, photons):
+    return stats.poisson.cdf(np.arange(int(photons + 8 * photons**0.5 + 20)), level / 255.0 * photons)
+
+
 def shot_noise(image, severity, chance):
     photons = constant("shot_noise", image, severity)
     probability = stats.norm.cdf(channels_first(chance.normal(3, *image.shape[:2])))
     counts = np.empty(image.shape)
     for level in np.unique(image):
         here = image == level
-        cdf = stats.poisson.cdf(np.arange(int(photons + 8 * photons**0.5 + 20)), level / 255.0 * photons)
-        counts[here] = np.searchsorted(cdf, probability[here])
+        counts[here] = np.searchsorted(poisson_cdf(int(level), photons), probability[here])
     return in_bytes(counts / photons + 1e-9)
 
 
@@ -70,13 +80,8 @@ def test_noise_is_the_published_one(oracle, severity, agrees, tolerance):
 
 @pytest.mark.parametrize("severity", range(1, 6))
 def test_impulses_are_salt_and_pepper_in_equal_parts(severity, images):
-    import torch
-
-    from forgefront.objectives.corruptions.noise import impulse_noise as corruption
-    from forgefront.objectives.corruptions.randomness import Draws
-
     grey = torch.full((32, 3, *images.shape[1:3]), 128 / 255)
-    result = corruption(grey, severity, Draws(3, torch.arange(32), "a"))
+    result = resolve("corruption", "impulse_noise")(grey, severity, Draws(3, torch.arange(32), "a"))
     amount = constant("impulse_noise", images[0], severity)
     deviation = (amount / 2 / result.numel()) ** 0.5
     for value in (0.0, 1.0):
