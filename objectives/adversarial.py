@@ -4,6 +4,10 @@ Rounded and saturated activations hide gradients, and so do outputs of large sca
 overstates robustness (Gupta & Ajanthan 2020; Bernhard et al. 2019). An image counts only if it survives PGD through the
 candidate's own straight-through gradients, PGD whose loss and gradients no scale, rounding or clipping hides, *and*
 PGD along the gradients of the candidate's latent float weights.
+
+The latter two take steps of ε that shorten linearly: among the small ripples that rounding leaves, steps of ε/4 stall.
+On a ResNet-20 with 4-bit activations (60 images, ε = 1/255, 10 steps) 35 % withstand all three with steps of ε/4, 27 %
+with these; on float and 8-bit networks they break as many or up to 5 % more.
 """
 
 from __future__ import annotations
@@ -37,7 +41,8 @@ class PGDAccuracy(Objective):
         steps: Gradient steps of one restart.
         restarts: Random starts; an image must survive all of them.
         images: Attack this many images only; None takes all.
-        step_size: Length of a step; None takes ε/4, and for fewer than 10 steps 2.5 ε / steps.
+        step_size: Length of a step along the candidate's own gradients; None takes ε/4, and for fewer than 10 steps
+            2.5 ε / steps.
         norm: ``"linf"`` or ``"l2"``.
         losses: Attack losses of the task: the first along the candidate's own gradients, the others with gradients
             passed through what rounds or clips. None takes the task's first and the one that no scale hides.
@@ -170,7 +175,7 @@ def withstands(
         losses: Names among the task's attack losses; the first is raised along the candidate's own gradients, the
             others by BPDA, the last along the latent model's.
         seed: For the random starts, which are the same for all losses.
-        **settings: Options of `PGD`.
+        **settings: Options of `PGD`, ``epsilon`` among them; `step_size` and `schedule` for the first loss alone.
 
     Returns:
         bool, (N,), under ``"clean"``, each loss's name, ``"transfer"``, and ``"robust"``, which is all of them.
@@ -180,13 +185,15 @@ def withstands(
     """
     victim = Victim(candidate.model, task.attack_losses, task.correct)
 
-    def attacked(purpose: str, loss: str, *, gradients_from: nn.Module | None = None, bpda: bool = False) -> Tensor:
-        draws = seed.child(purpose).torch(batch.images.device)
-        attack = PGD(**settings, loss=loss, bpda=bpda)
-        return attack(victim, batch.images, batch.targets, draws, gradients_from=gradients_from).robust
+    over_ripples = {**settings, "step_size": settings["epsilon"], "schedule": "linear"}
 
-    found = {name: attacked("direct", name, bpda=number > 0) for number, name in enumerate(losses)}
-    found["transfer"] = attacked("transfer", losses[-1], gradients_from=candidate.latent)
+    def attacked(purpose: str, options: Mapping[str, Any], *, gradients_from: nn.Module | None = None) -> Tensor:
+        draws = seed.child(purpose).torch(batch.images.device)
+        return PGD(**options)(victim, batch.images, batch.targets, draws, gradients_from=gradients_from).robust
+
+    found = {losses[0]: attacked("direct", {**settings, "loss": losses[0]})}
+    found |= {name: attacked("direct", {**over_ripples, "loss": name, "bpda": True}) for name in losses[1:]}
+    found["transfer"] = attacked("transfer", {**over_ripples, "loss": losses[-1]}, gradients_from=candidate.latent)
     candidate.model.eval()
     with torch.inference_mode():
         clean = task.correct(candidate.model(batch.images), batch.targets)

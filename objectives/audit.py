@@ -122,19 +122,20 @@ class _Attacks:
         """
 
         def attacked(purpose: str, *, gradients_from: nn.Module | None = None, **options: Any) -> AttackResult:
-            pgd = PGD(**{**self.settings, **options})
+            pgd = PGD(**{"loss": self.names[0], **self.settings, **options})
             draws = seed.child(purpose).torch(batch.images.device)
             return pgd(self.victim, batch.images, batch.targets, draws, gradients_from=gradients_from)
 
         found = self._clean(batch)
-        plain = attacked("start", loss=self.names[0])
+        plain = attacked("start")
         found["plain"] = plain.robust
         for name in self.names[1:]:
             # from the same starts as plain PGD, so that they differ by the loss alone
             found[name] = attacked("start", loss=name).robust
         strongest = scale_free(self.names)
+        made = plain.robust if strongest == self.names[0] else found[strongest]
         replaces = self._replaces(batch.images[:1])
-        found["bpda"] = attacked("start", loss=strongest, bpda=True).robust if replaces else found[strongest]
+        found["bpda"] = attacked("start", loss=strongest, bpda=True).robust if replaces else made
         both = tuple(dict.fromkeys((self.names[0], strongest)))
         same = self.latent is self.model
         found["transfer"] = plain.robust if same else attacked("start", loss=both, gradients_from=self.latent).robust

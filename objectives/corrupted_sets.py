@@ -135,6 +135,26 @@ class CorruptedSets:
                 self._memory[key] = images
         return images
 
+    def identity(self, name: str, severity: int) -> str:
+        """Digest of all that one of the copies depends on: its content's, and the source of what makes it.
+
+        Args:
+            name: A registered corruption, or the user's own ``module:function``.
+            severity: 1–5.
+        """
+        if self.archive is not None:
+            parts = [self._untextured, name, severity]
+        else:
+            content = self.content if name == "frost" else self._untextured
+            parts = [content, name, severity, corruption_code(), _own_source(name)]
+        return hashlib.sha256("/".join(map(str, parts)).encode()).hexdigest()
+
+    def kept(self, name: str, severity: int) -> bool:
+        """Whether one of the copies lies in the folder, so that asking for it costs nothing."""
+        if self.folder is None or self.archive is not None:
+            return False
+        return (self.folder / self._file(name, severity)).exists()
+
     def _made(self, name: str, severity: int) -> tuple[Tensor, bool]:
         """The copies, and whether they lie in the folder."""
         plain = self.plain

@@ -181,7 +181,7 @@ def _detail_faults(raw: dict[str, Any]) -> list[Fault]:
         for part in parts:
             if isinstance(part, dict):
                 found = resolve("objective", part["name"])
-                numbers[getattr(found, "name", part["name"])] = getattr(found, "numbers", None)
+                numbers[str(getattr(found, "name", part["name"]))] = getattr(found, "numbers", None)
     except (InputError, KeyError, AttributeError):
         # reported as a fault of its own
         return []

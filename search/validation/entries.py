@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -158,7 +157,6 @@ class EntryModel:
             attempt = Path(tempfile.mkdtemp(prefix=ATTEMPT, dir=self.folder))
         seed = Seed(self.context.study.study.seed).child("recipe control")
         made = self.context.make(TrialPlan({}, self.entry.recipe), seed, attempt)
-        (attempt / "plan.json").write_text(json.dumps(made.candidate.plan.to_dict(), indent=1) + "\n", encoding="utf-8")
         kept = made.to_dict()
         with writing(self.folder):
             write_json(attempt / MADE, {key: kept[key] for key in ("artefacts", "parity", "deviations")})
@@ -169,5 +167,9 @@ class EntryModel:
         self._identity = None
 
     def forget(self) -> None:
-        """Free the weights; the next use reads them again."""
+        """Free the weights, and what targets keep ready for them; the next use reads them again."""
+        # the control's exported files are what others are timed against
+        if self.measured is not None and self.entry.role != "control":
+            for target in self.context.targets:
+                target.release(self.measured.artefacts[target.name])
         self._candidate = self.measured = None
