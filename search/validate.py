@@ -123,13 +123,13 @@ def validate(
     say(f"{', '.join(titles)} on {len(bench.images)} test images: {protocol.describe()}")
     with coordinator_lock(folder / "lock"):
         steps = {model.entry.key: list(steps_of(bench, model, models[0])) for model in models}
-        _take(models, [step for own in steps.values() for step in own], say)
+        _take([step for own in steps.values() for step in own], say)
         measured = [_collected(bench, model, steps[model.entry.key]) for model in models]
     rows = [_row(bench, found, measured[0]) for found in measured]
     return Validation(run.study.study.name, protocol, len(bench.images), rows, titles, run.metrics)
 
 
-def _take(models: Sequence[EntryModel], steps: Sequence[Step], say: Callable[[str], None]) -> None:
+def _take(steps: Sequence[Step], say: Callable[[str], None]) -> None:
     costs = Costs()
     todo = []
     for step in steps:
@@ -137,7 +137,7 @@ def _take(models: Sequence[EntryModel], steps: Sequence[Step], say: Callable[[st
         if stored is None:
             todo.append(step)
         elif step.stage != "training":
-            costs.remember(step.task, stored.seconds)
+            costs.remember(step.task, stored.seconds, stored.shared)
         if step.stage == "training" and step.model.entry.cost is not None:
             costs.remember(step.task, step.model.entry.cost)
     if not todo:
@@ -145,17 +145,16 @@ def _take(models: Sequence[EntryModel], steps: Sequence[Step], say: Callable[[st
         return
     order = in_order(todo)
     progress = Progress([step.task for step in order], len(steps) - len(todo), costs)
-    left = {model.entry.key: sum(step.model is model for step in todo) for model in models}
     with open_progress(progress) as show:
         if progress.done:
             show(f"going on: {progress.summary()}")
         try:
-            for step in order:
+            for step, following in zip(order, [*order[1:], None], strict=True):
                 progress.begin(step.task)
                 show("")
                 line = progress.finish(step.task, *step.take())
-                left[step.model.entry.key] -= 1
-                if not left[step.model.entry.key]:
+                # one model at a time, however many are compared
+                if following is None or following.model is not step.model:
                     step.model.forget()
                 show(line)
         except KeyboardInterrupt:
@@ -171,6 +170,8 @@ def _collected(bench: Bench, model: EntryModel, steps: Sequence[Step]) -> Measur
         if stored is None:
             raise RunError(f"{model.folder} must keep what was measured; found {step.name} gone or damaged.")
         found.put(step.stage, step.key, stored.value)
+    for name, objective in bench.derived.items():
+        found.raws[name] = found.raw_corruptions(objective.corruptions, objective.severities)
     return found
 
 

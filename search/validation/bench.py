@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import inspect
+import os
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from ...objectives.base import Objective
 from ...objectives.corrupted_sets import CorruptedSets
-from ...studies.registry import bind, options_model, resolve
+from ...objectives.corruption import CorruptionObjective
+from ...objectives.latency import Latency
+from ...studies.registry import REGISTRY, bind, options_model, resolve
 from ...studies.seeds import Seed
 from ...trainers.attacks.base import EvaluationAttack
 from ...trainers.tasks.base import EvaluationSet
@@ -69,8 +78,49 @@ class Bench:
             options = {key: value for key, value in part.options.items() if key != "images"}
             if limit is not None and _takes_images(part.name):
                 options["images"] = limit
+            if part.name == "pgd_accuracy" and self.protocol.attack != "none":
+                # the protocol audits, on more images; two verdicts could differ
+                options["audit"] = False
             found.append((part.name, options, bind("objective", part.name, options, part.name)()))
         return found
+
+    @functools.cached_property
+    def derived(self) -> dict[str, CorruptionObjective]:
+        """Objectives whose raw numbers follow from the corruptions' own steps: they look at the same images."""
+        found = {}
+        for _, _, objective in self.objectives:
+            if (
+                isinstance(objective, CorruptionObjective)
+                and type(objective).measure is CorruptionObjective.measure
+                and set(objective.corruptions) <= set(self.protocol.corruptions)
+                and self._copies(objective, self._sets_of(objective)) == self._copies(objective, self.sets)
+            ):
+                found[objective.name] = objective
+        return found
+
+    def depends(self, part: str, objective: Objective) -> dict[str, Any]:
+        """What an objective's raw numbers depend on beside its options, plain images and weights, JSON values.
+
+        Args:
+            part: Its name in the registry.
+            objective: Itself.
+        """
+        found: dict[str, Any] = {}
+        if inputs := objective.inputs("test"):
+            found["inputs"] = inputs
+        if part not in REGISTRY["objective"]:
+            found["source"] = _source(part)
+        if isinstance(objective, CorruptionObjective):
+            text = "/".join(self._copies(objective, self._sets_of(objective)))
+            found["corrupted"] = hashlib.sha256(text.encode()).hexdigest()
+        if isinstance(objective, Latency):
+            found["machine"] = self._machine
+        return found
+
+    @property
+    def first_loss(self) -> str:
+        """The task's own loss among those that an attack may raise."""
+        return next(iter(self.context.task.attack_losses))
 
     @property
     def batch_size(self) -> int:
@@ -91,11 +141,44 @@ class Bench:
             InputError: It needs a package that is not installed.
         """
         protocol = self.protocol
-        options: dict[str, Any] = {"epsilon": protocol.epsilon}
+        options: dict[str, Any] = {"epsilon": protocol.epsilon, "norm": protocol.norm}
         if protocol.attack != "autoattack":
-            options |= {"steps": protocol.steps, "restarts": protocol.restarts}
+            options |= {"steps": protocol.steps, "restarts": protocol.restarts, "loss": self.first_loss}
         attack: EvaluationAttack = bind("evaluation_attack", protocol.attack, options, "--attack")()
         return attack
+
+    @functools.cached_property
+    def _machine(self) -> dict[str, Any]:
+        """What times are measured on."""
+        device = self.context.device
+        on_gpu = device.type == "cuda"
+        return {
+            "device": str(device),
+            "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": self.context.threads,
+            "targets": [[target.name, target.options] for target in self.context.study.target],
+        }
+
+    def _sets_of(self, objective: CorruptionObjective) -> CorruptedSets:
+        where = {"archive": objective.archive, "frost": objective.frost}
+        if where == {"archive": self.protocol.archive, "frost": self.protocol.frost}:
+            return self.sets
+        return CorruptedSets(self.images, study_seed=self.study_seed, folder=None, **where)
+
+    @staticmethod
+    def _copies(objective: CorruptionObjective, sets: CorruptedSets) -> list[str]:
+        return [sets.identity(name, severity) for name in objective.corruptions for severity in objective.severities]
+
+
+def _source(part: str) -> str | None:
+    """Digest of the file that the user's own objective is in; None where there is no such file."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(resolve("objective", part)))
+        return hashlib.sha256(Path(file or "").read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return None
 
 
 def _takes_images(name: str) -> bool:

@@ -57,9 +57,10 @@ def measure_objective(bench: Bench, model: EntryModel, control: EntryModel, obje
 
 def measure_corrupted(bench: Bench, model: EntryModel, name: str, severity: int) -> Value:
     """As `measure_clean` under one corruption; making the images is the shared part, the first time."""
+    there = (name, severity) in bench.made or bench.sets.kept(name, severity)
     started = time.perf_counter()
     images = bench.sets.images(name, severity)
-    shared = 0.0 if (name, severity) in bench.made else time.perf_counter() - started
+    shared = 0.0 if there else time.perf_counter() - started
     bench.made.add((name, severity))
     corrupted = EvaluationSet(images, bench.images.targets, bench.images.indices)
     judged = judge(model.candidate.model, bench.context.task, corrupted, bench.context.batch_size)
@@ -75,7 +76,7 @@ def measure_attacked(bench: Bench, model: EntryModel, number: int, size: int) ->
 
 def measure_at_radius(bench: Bench, model: EntryModel, epsilon: float, images: int) -> Value:
     """As `measure_attacked` for PGD-20 of radius `epsilon` on the first images."""
-    attack = PGD(epsilon=epsilon, steps=CURVE_STEPS, restarts=1)
+    attack = PGD(epsilon=epsilon, steps=CURVE_STEPS, restarts=1, norm=bench.protocol.norm, loss=bench.first_loss)
     found = []
     for start in range(0, images, bench.batch_size):
         part = bench.part(start, min(bench.batch_size, images - start))
@@ -111,7 +112,8 @@ def _survivors(
     direct = attack(victim, batch.images, batch.targets, draws("direct")).robust
     robust = direct.clone()
     settings: dict[str, Any] = {"epsilon": attack.epsilon, "steps": steps, "restarts": FURTHER_RESTARTS}
-    first, strongest = next(iter(victim.losses)), scale_free(victim.losses)
+    settings["norm"] = bench.protocol.norm
+    first, strongest = bench.first_loss, scale_free(victim.losses)
     further = (
         ("unmasked", PGD(**settings, loss=strongest, bpda=True), None),
         ("transfer", PGD(**settings, loss=tuple(dict.fromkeys((first, strongest)))), candidate.latent),
@@ -128,8 +130,14 @@ def measure_audited(bench: Bench, model: EntryModel, images: int) -> Value:
     """The report of the audit on the first images."""
     part = bench.part(0, images)
     batch = next(part.batches(images))
-    seed, size = bench.seed.child("audit"), bench.batch_size
+    protocol = bench.protocol
     report = audit(
-        model.candidate, bench.context.task, batch, epsilon=bench.protocol.epsilon, seed=seed, batch_size=size
+        model.candidate,
+        bench.context.task,
+        batch,
+        epsilon=protocol.epsilon,
+        norm=protocol.norm,
+        seed=bench.seed.child("audit"),
+        batch_size=bench.batch_size,
     )
     return report.to_dict(), 0.0

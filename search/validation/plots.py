@@ -120,10 +120,12 @@ def _curves(
     figure = _figure(6.4, 4.4)
     axes = figure.subplots()
     palette = colormaps["tab10"]
+    # a length over all pixels is not counted in grey levels
+    unit = 255.0 if protocol.norm == "linf" else 1.0
     trials = 0
     for curve, role, title in zip(curves, roles, titles, strict=True):
         points = list(curve.values())
-        radius = np.array([255.0 * point["epsilon"] for point in points])
+        radius = np.array([unit * point["epsilon"] for point in points])
         share, error = (100.0 * np.array([point[key] for point in points]) for key in ("accuracy", "accuracy_se"))
         colour: Any = CONTROL if role == "control" else OTHER_CONTROL
         style = "--" if role == "control" else ":"
@@ -132,8 +134,8 @@ def _curves(
             trials += 1
         axes.plot(radius, share, style, color=colour, marker="o", markersize=3, label=title)
         axes.fill_between(radius, share - error, share + error, color=colour, alpha=0.15, linewidth=0)
-    axes.axvline(255.0 * protocol.epsilon, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
-    axes.set_xlabel("ε × 255 (L∞; dotted: the protocol's)")
+    axes.axvline(unit * protocol.epsilon, color="black", linewidth=0.8, linestyle=(0, (1, 3)))
+    axes.set_xlabel(f"{'ε' if unit == 1.0 else 'ε × 255'} ({protocol.norm_name}; dotted: the protocol's)")
     axes.set_ylabel("accuracy (%)")
     axes.set_ylim(-2.0, 102.0)
     axes.grid(visible=True, linewidth=0.4, alpha=0.5)

@@ -49,10 +49,12 @@ class Costs:
         self._now: dict[tuple[str, str], list[float]] = defaultdict(list)
         self._before: dict[tuple[str, str], list[float]] = defaultdict(list)
         self._shared: dict[str, float] = {}
+        self._shared_before: list[float] = []
 
-    def remember(self, task: Task, seconds: float) -> None:
-        """Take a step that an earlier process has measured."""
+    def remember(self, task: Task, seconds: float, shared: float = 0.0) -> None:
+        """Take a step that an earlier process has measured; arguments as of `add`."""
         self._before[task.kind, task.subject].append(seconds / task.size)
+        self._shared_before.append(shared)
 
     def add(self, task: Task, seconds: float, shared: float = 0.0) -> None:
         """Take a step that has just ended.
@@ -60,7 +62,7 @@ class Costs:
         Args:
             task: The step.
             seconds: What it took for itself.
-            shared: What making its shared part took before that.
+            shared: What making its shared part took before that; 0 where it was there.
         """
         self._now[task.kind, task.subject].append(seconds / task.size)
         if task.shared is not None:
@@ -69,7 +71,9 @@ class Costs:
     def left(self, tasks: Sequence[Task]) -> tuple[float, bool]:
         """Seconds that `tasks` will take, and whether a cost of each is known (it is a lower bound otherwise)."""
         total, known = 0.0, True
-        made = sum(self._shared.values()) / len(self._shared) if self._shared else None
+        # what was there says nothing of what is to be made
+        costs = [cost for cost in self._shared.values() if cost] or [cost for cost in self._shared_before if cost]
+        made = sum(costs) / len(costs) if costs else None
         to_make = {task.shared for task in tasks if task.shared is not None} - self._shared.keys()
         if to_make:
             known = made is not None

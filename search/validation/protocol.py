@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,16 @@ from ...objectives.corruption_archive import open_archive
 from ...studies.epsilon import Epsilon
 from ...studies.errors import InputError
 from ...studies.faults import Fault, nearest
-from ...studies.registry import CORRUPTIONS, EXTRA_CORRUPTIONS, resolve
-from ...studies.registry import names as registered
+from ...trainers.attacks.threat import Norm
+from ..corrupt import parse_corruptions
 
 if TYPE_CHECKING:
     from ...studies.schema import Study
 
-__all__ = ["ATTACKS", "SEVERITIES", "Protocol", "corruption_names", "parse_epsilon", "protocol_of"]
+__all__ = ["ATTACKS", "SEVERITIES", "Protocol", "parse_epsilon", "protocol_of"]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 ATTACKS = ("pgd", "apgd", "autoattack", "none")
-WORDS = ("published", "extra", "all", "none")
 
 PUBLISHED_EPSILON = 8 / 255
 STEPS, RESTARTS = 50, 10
@@ -43,11 +42,12 @@ class Protocol:
         images: How many test images, None for all.
         corruptions: Names of corruptions, each at severities 1 to 5; may be empty.
         attack: ``"pgd"``, ``"apgd"``, ``"autoattack"`` or ``"none"``, which leaves out the audit and the curve as well.
-        epsilon: L∞ radius of the attack on images in [0, 1].
+        epsilon: Radius of the attack on images in [0, 1].
         archive: Folder of a published ``-C`` archive that corrupted images are read from; None makes them.
         frost: Folder of frost photographs; None takes the procedural frost.
         steps: Gradient steps of one restart.
         restarts: Random starts, all of which an image must survive.
+        norm: ``"linf"`` or ``"l2"``, which the radius, the audit's and the curve's are in.
     """
 
     images: int | None = None
@@ -58,13 +58,21 @@ class Protocol:
     frost: Path | None = None
     steps: int = STEPS
     restarts: int = RESTARTS
+    norm: Norm = "linf"
 
     @property
     def radii(self) -> tuple[float, ...]:
         """The radii of the accuracy curve, from 0 up."""
         if self.attack == "none":
             return ()
-        return tuple(dict.fromkeys(min(factor * self.epsilon, 1.0) for factor in CURVE))
+        # no image changes by more than 1 in L∞; in L2 it may
+        most = 1.0 if self.norm == "linf" else float("inf")
+        return tuple(dict.fromkeys(min(factor * self.epsilon, most) for factor in CURVE))
+
+    @property
+    def norm_name(self) -> str:
+        """The norm as a person reads it."""
+        return {"linf": "L∞", "l2": "L2"}[self.norm]
 
     @property
     def attack_name(self) -> str:
@@ -80,8 +88,9 @@ class Protocol:
             source = f" from {self.archive}" if self.archive else ""
             parts.append(f"{len(self.corruptions)} corruptions × {len(SEVERITIES)} severities{source}")
         if self.attack != "none":
-            radius = f"ε {self.epsilon:.4g}" + (f" = {255 * self.epsilon:g}/255" if _is_step(self.epsilon) else "")
-            parts += [f"{self.attack_name} at {radius}", "the audit", "accuracy over ε"]
+            levels = self.norm == "linf" and _is_step(self.epsilon)
+            radius = f"ε {self.epsilon:.4g}" + (f" = {255 * self.epsilon:g}/255" if levels else "")
+            parts += [f"{self.attack_name} in {self.norm_name} at {radius}", "the audit", "accuracy over ε"]
         return ", ".join(parts)
 
 
@@ -97,8 +106,9 @@ def protocol_of(
     """The protocol for a study.
 
     Args:
-        study: Gives what is None: `epsilon` is that of its ``pgd_accuracy``, else that of its training, else 8/255;
-            `archive`, and the folder of frost photographs, are those of its corruption objectives.
+        study: Gives what is None: `epsilon` is that of its ``pgd_accuracy``, else that of its training, which is in L∞,
+            else 8/255; `archive`, and the folder of frost photographs, are those of its corruption objectives. The norm
+            is always that of its ``pgd_accuracy``.
         images: How many test images, None for all.
         corruptions: ``"published"``, ``"extra"``, ``"all"``, ``"none"``, or names with commas between them.
         attack: One of `ATTACKS`.
@@ -119,52 +129,27 @@ def protocol_of(
     options: dict[str, Any] = {}
     for part in reversed(parts):
         options |= {key: value for key, value in part.options.items() if value is not None}
+    attacked: Mapping[str, Any] = next((part.options for part in parts if part.name == "pgd_accuracy"), {})
+    norm: Norm = attacked.get("norm") or "linf"
     if epsilon is None:
-        own = next((part.options.get("epsilon") for part in parts if part.name == "pgd_accuracy"), None)
-        epsilon = own if own is not None else study.training.epsilon or PUBLISHED_EPSILON
+        trained = study.training.epsilon if norm == "linf" else None
+        epsilon = attacked.get("epsilon") or trained or PUBLISHED_EPSILON
     if archive is None and isinstance(options.get("archive"), str):
         archive = Path(options["archive"])
-    names = corruption_names(corruptions)
+    names = () if corruptions == "none" else tuple(parse_corruptions(corruptions))
     if archive is not None and names:
         # what it lacks shows before anything is measured
-        open_archive(archive).check(names, SEVERITIES)
+        open_archive(archive).check(names, SEVERITIES, "test")
     # the key of a step is the same from whatever folder the command is given
     return Protocol(
         images=images,
         corruptions=names,
         attack=attack,
         epsilon=parse_epsilon(epsilon),
+        norm=norm,
         archive=None if archive is None else Path(os.path.abspath(archive)),
         frost=Path(options["frost"]) if isinstance(options.get("frost"), str) else None,
     )
-
-
-def corruption_names(text: str) -> tuple[str, ...]:
-    """The corruptions that a word or a list of names with commas means.
-
-    Raises:
-        InputError: A name is unknown.
-    """
-    published, extra = (
-        tuple(name for members in families.values() for name in members)
-        for families in (CORRUPTIONS, EXTRA_CORRUPTIONS)
-    )
-    groups: Mapping[str, Sequence[str]] = {
-        "published": published,
-        "extra": extra,
-        "all": (*published, *extra),
-        "none": (),
-    }
-    if text in groups:
-        return tuple(groups[text])
-    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    known = registered("corruption")
-    for name in found or (text,):
-        if name not in known and ":" not in name:
-            allowed = f"{', '.join(WORDS)}, or names of corruptions with commas between them"
-            raise InputError(Fault(("--corruptions",), allowed, name, nearest(name, [*known, *WORDS])).line(None))
-        resolve("corruption", name, where="--corruptions")
-    return found
 
 
 def parse_epsilon(value: float | str) -> float:

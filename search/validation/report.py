@@ -32,7 +32,8 @@ def report(protocol: Protocol, images: int, rows: Sequence[Row], titles: Sequenc
         head = f"error in % on {images} corrupted test images, severities 1–5 {change}"
         yield from _blocks(head, titles, _corruptions([row["corruptions"] for row in rows]))
     if "attack" in rows[0]:
-        head = f"accuracy in % on {images} test images, attacks in L∞ with ε {protocol.epsilon:.4g} {change}"
+        radius = f"{protocol.norm_name} with ε {protocol.epsilon:.4g}"
+        head = f"accuracy in % on {images} test images, attacks in {radius} {change}"
         yield from _blocks(head, titles, _attack(protocol, [row["attack"] for row in rows]))
     if "audit_report" in rows[0]:
         yield from _audit([row["audit_report"] for row in rows], titles)

@@ -101,11 +101,20 @@ class Measurements:
         """Which images withstand the attack, (N,); `what` is ``"direct"`` or ``"robust"``."""
         return np.concatenate([unpack(batch[what], batch["images"]) for batch in self.attack])
 
-    def raw_corruptions(self, names: Sequence[str]) -> dict[str, Any]:
-        """The raw numbers that `corruption_scores` takes, of some of the corruptions."""
+    def raw_corruptions(self, names: Sequence[str], severities: Sequence[int] | None = None) -> dict[str, Any]:
+        """The raw numbers that `corruption_scores` takes, of some of the corruptions.
+
+        Args:
+            names: Of the corruptions.
+            severities: Which of those measured; None takes all.
+        """
         recipe = self.entry.recipe
         found = {
-            name: {severity: self._judged(value) for severity, value in self.corrupted[name].items()} for name in names
+            name: {
+                severity: self._judged(self.corrupted[name][severity])
+                for severity in (self.corrupted[name] if severities is None else severities)
+            }
+            for name in names
         }
         augmentation = recipe.augmentation if recipe.augmentation_strength > 0.0 else None
         return raw_numbers(self._judged(self.clean), found, augmentation=augmentation)
@@ -118,8 +127,8 @@ def corruption_numbers(own: Measurements, control: Measurements) -> dict[str, An
     """Every variant of the corruption metrics, errors and their paired differences to the control's, JSON values.
 
     Metrics over corruptions, such as mCE, leave the four extra ones out where there are others, so that they are the
-    published ones; ``mean_error_extra`` is theirs. ``mce_se`` and ``relative_mce_se`` too are paired: of the ratio,
-    whose two sides saw the same images (delta method).
+    published ones; ``mean_error_extra`` is theirs. Standard errors of ``mce``, ``mce_<group>``, ``relative_mce`` and
+    ``ce`` too are paired: of the ratio, whose two sides saw the same images (delta method).
     """
     if not own.corrupted:
         return {}
@@ -151,6 +160,11 @@ def corruption_numbers(own: Measurements, control: Measurements) -> dict[str, An
     clean, base_clean = 1.0 - own.correct, 1.0 - control.correct
     ratios = [(wrong[name], base[name]) for name in names]
     scores["mce_se"] = _ratio_error(ratios)
+    scores["ce_se"] = {name: _ratio_error([(wrong[name], base[name])]) for name in names}
+    for group in dict.fromkeys(map(group_of, names)):
+        scores[f"mce_{group}_se"] = _ratio_error(
+            [(wrong[name], base[name]) for name in names if group_of(name) == group]
+        )
     scores["relative_mce_se"] = _ratio_error([(e - clean, b - base_clean) for e, b in ratios])
     changes = {name: change([name]) for name in every}
     return {

@@ -87,7 +87,7 @@ class Step:
         value, shared = self.measure()
         seconds = time.perf_counter() - started - shared
         if self.stage != "training":
-            self.store.write(self.name, self.depends, Stored(value, seconds))
+            self.store.write(self.name, self.depends, Stored(value, seconds, shared))
         return seconds, shared
 
 
@@ -117,10 +117,10 @@ def steps_of(bench: Bench, model: EntryModel, control: EntryModel) -> Iterator[S
                 "corruptions",
                 f"corruption-{name}-{severity}",
                 f"{name} at severity {severity}",
-                {"images": bench.sets.content, "corruption": name, "severity": severity},
+                {"images": bench.sets.identity(name, severity), "corruption": name, "severity": severity},
                 functools.partial(measure_corrupted, bench, model, name, severity),
                 key=(name, severity),
-                shared=f"{name}/{severity}",
+                shared=None if bench.sets.kept(name, severity) else f"{name}/{severity}",
             )
     if bench.protocol.attack != "none":
         yield from _attacks(bench, model)
@@ -145,7 +145,15 @@ def _step(
 
 def _objectives(bench: Bench, model: EntryModel, control: EntryModel) -> Iterator[Step]:
     for part, options, objective in bench.objectives:
-        settings = {"images": bench.plain, "objective": part, "options": options, "control": control.identity}
+        if objective.name in bench.derived:
+            continue
+        settings = {
+            "images": bench.plain,
+            "objective": part,
+            "options": options,
+            "control": control.identity,
+            **bench.depends(part, objective),
+        }
         yield _step(
             model,
             "objectives",
@@ -160,7 +168,7 @@ def _objectives(bench: Bench, model: EntryModel, control: EntryModel) -> Iterato
 
 def _attacks(bench: Bench, model: EntryModel) -> Iterator[Step]:
     protocol, size = bench.protocol, bench.batch_size
-    settings: dict[str, Any] = {"images": bench.plain, "epsilon": protocol.epsilon}
+    settings: dict[str, Any] = {"images": bench.plain, "epsilon": protocol.epsilon, "norm": protocol.norm}
     batches = range(-(-len(bench.images) // size))
     for number in batches:
         yield _step(

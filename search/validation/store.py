@@ -30,10 +30,12 @@ class Stored:
     Args:
         value: What was measured, JSON values.
         seconds: How long that took.
+        shared: How long making what other subjects use too took beside that; 0 where nothing had to be made.
     """
 
     value: dict[str, Any]
     seconds: float
+    shared: float = 0.0
 
 
 class Store:
@@ -55,7 +57,7 @@ class Store:
         """
         try:
             content = json.loads(self._file(name, depends).read_text(encoding="utf-8"))
-            stored = Stored(content["value"], float(content["seconds"]))
+            stored = Stored(content["value"], float(content["seconds"]), float(content.get("shared", 0.0)))
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return stored if content.get("depends") == _plain(depends) and isinstance(stored.value, dict) else None
@@ -66,7 +68,8 @@ class Store:
         Raises:
             RunError: The folder cannot be written.
         """
-        content = {"depends": _plain(depends), "seconds": stored.seconds, "value": stored.value}
+        seconds = {"seconds": stored.seconds, "shared": stored.shared}
+        content = {"depends": _plain(depends), **seconds, "value": stored.value}
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(self._file(name, depends), content)

@@ -12,8 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,13 +25,20 @@ from forgefront import load_run
 from forgefront.search.cli import main
 from forgefront.search.lock import coordinator_lock
 from forgefront.search.trial import TrialContext
-from forgefront.search.validate import Validation, validate
+from forgefront.search.validate import Validation, _take, validate
 from forgefront.search.validation.bench import Bench
 from forgefront.search.validation.entries import EntryModel, entries_of
+from forgefront.search.validation.measures import Value
 from forgefront.search.validation.protocol import protocol_of
-from forgefront.search.validation.steps import in_order, steps_of
+from forgefront.search.validation.results import Measurements
+from forgefront.search.validation.steps import Step, in_order, steps_of
+from forgefront.search.validation.store import unpack
 from forgefront.studies.errors import LockHeldError
+from forgefront.studies.load import load_study
+from forgefront.trainers.attacks.base import LossFunction
+from forgefront.trainers.tasks.classification import ClassificationTask
 
+ATTACKED = {"attack", "audit", "curve"}
 OPTIONS = ["--trial", "1", "--images", "24", "--corruptions", "fog,contrast", "--attack", "none"]
 
 
@@ -149,7 +158,7 @@ def test_a_trial_with_another_recipe_brings_its_own_control(finished_run: Path, 
     assert found.rows[0]["mce"] == pytest.approx(100.0)
     assert found.rows[1]["compression_ratio"] == pytest.approx(1.0, abs=0.05)
     (folder,) = (run / "validation").glob("control-*")
-    plan = json.loads((folder / "candidate" / "plan.json").read_text())
+    plan = json.loads((folder / "candidate" / "candidate.json").read_text())["plan"]
     assert plan["recipe"]["augmentation_strength"] == pytest.approx(
         loaded.complete(number).user_attrs["plan"]["recipe"]["augmentation_strength"]
     )
@@ -179,6 +188,127 @@ def test_steps_are_taken_once_each_and_of_each_kind_one_first(finished_run: Path
     assert sorted({step.task.size for step in plain if step.stage == "attack"}) == [50, 100]
 
 
+def test_the_studys_corruption_objectives_follow_from_the_steps(validated: tuple[Path, Validation]) -> None:
+    run, _ = validated
+    loaded = load_run(run)
+    context = TrialContext(run, 1, loaded.study)
+    protocol = protocol_of(loaded.study, images=24, corruptions="contrast,gaussian_noise,fog", attack="none")
+    bench = Bench(context, protocol)
+    assert list(bench.derived) == ["mce"]
+    models = [EntryModel(context, entry, run / "validation" / entry.key) for entry in entries_of(loaded, [1])]
+    for model in models:
+        found = Measurements(model.entry, len(bench.images))
+        for step in steps_of(bench, model, models[0]):
+            if step.stage in ("clean", "corruptions"):
+                found.put(step.stage, step.key, step.measure()[0])
+        assert "objective-mce" not in {step.name for step in steps_of(bench, model, models[0])}
+        mce = bench.derived["mce"]
+        artefacts = model.artefacts()
+        subject = context.subject(model.candidate, artefacts, artefacts, seed=bench.seed, split="test")
+        assert found.raw_corruptions(mce.corruptions, mce.severities) == mce.measure(subject)
+    # one that looks at what the protocol leaves out is measured by itself
+    assert not Bench(context, replace(protocol, corruptions=("fog", "contrast"))).derived
+
+
+def test_one_model_at_a_time_is_in_memory(finished_run: Path, tmp_path: Path) -> None:
+    run = load_run(finished_run)
+    context = TrialContext(finished_run, 1, run.study)
+    bench = Bench(context, protocol_of(run.study, images=8, corruptions="fog", attack="none"))
+    models = [EntryModel(context, entry, tmp_path / entry.key) for entry in entries_of(run, [1, 2])]
+    models = [model for model in models if not model.must_be_made]
+    held = []
+
+    def watched(step: Step) -> Step:
+        def measure() -> Value:
+            value = step.measure()
+            held.append(sum(model._candidate is not None for model in models))
+            return value
+
+        return replace(step, measure=measure)
+
+    chosen = [step for model in models for step in steps_of(bench, model, models[0]) if step.stage != "objectives"]
+    _take([watched(step) for step in chosen], lambda line: None)
+    assert held == [1] * len(chosen)
+    assert all(model._candidate is None for model in models)
+
+
+def test_one_verdict_where_the_protocol_audits(finished_run: Path) -> None:
+    study = load_run(finished_run).study
+    attacked = study.model_copy(update={"metrics": load_study("digits-adversarial").objectives})
+    for attack, audited in {"pgd": False, "none": True}.items():
+        bench = Bench(TrialContext(finished_run, 1, attacked), protocol_of(attacked, images=8, attack=attack))
+        (own,) = (objective for name, _, objective in bench.objectives if name == "pgd_accuracy")
+        assert own.audit is audited
+
+
+@pytest.mark.parametrize("losses", [["cross-entropy"], ["margin"], ["loss", "margin"]])
+def test_a_task_calls_its_losses_what_it_likes(finished_run: Path, tmp_path: Path, losses: list[str]) -> None:
+    run = load_run(finished_run)
+    context = TrialContext(finished_run, 1, run.study)
+    known = context.task.attack_losses
+
+    class Task(ClassificationTask):
+        @property
+        def attack_losses(self) -> Mapping[str, LossFunction]:
+            return {name: known.get(name, known["cross-entropy"]) for name in losses}
+
+    context.task = Task(run.study, context.device)
+    model = EntryModel(context, entries_of(run, [])[0], tmp_path)
+    for attack in ("pgd", "apgd"):
+        bench = Bench(context, replace(protocol_of(run.study, images=8, attack=attack), steps=2, restarts=1))
+        found = {step.stage: step.measure()[0] for step in steps_of(bench, model, model) if step.stage in ATTACKED}
+        assert found.keys() == ATTACKED
+        assert found["audit"]["verdict"] in ("sound", "masked")
+        assert losses[0] not in {check["name"] for check in found["audit"]["checks"]}
+
+
+def test_a_study_in_l2_is_attacked_in_l2(finished_run: Path, tmp_path: Path) -> None:
+    run = load_run(finished_run)
+    section = load_study("digits-adversarial").objectives
+    pgd = next(part for part in section if part.name == "pgd_accuracy")
+    pgd = type(pgd).model_validate({"name": pgd.name, **pgd.options, "norm": "l2", "epsilon": 0.1})
+    study = run.study.model_copy(update={"metrics": [pgd]})
+    protocol = protocol_of(study, images=24)
+    assert (protocol.norm, protocol.epsilon, protocol.radii[-1]) == ("l2", 0.1, 0.2)
+    assert "L2 at ε 0.1," in protocol.describe()
+    assert protocol_of(study, images=24, epsilon="8/255").norm == "l2"
+    bench = Bench(TrialContext(finished_run, 1, study), replace(protocol, steps=2, restarts=1))
+    assert (bench.attack.norm, bench.attack.epsilon) == ("l2", 0.1)
+    model = EntryModel(bench.context, entries_of(run, [])[0], tmp_path)
+    taken = [step for step in steps_of(bench, model, model) if step.stage in ATTACKED]
+    assert {step.settings["norm"] for step in taken} == {"l2"}
+    (audited,) = (step for step in taken if step.stage == "audit")
+    assert audited.measure()[0]["settings"]["norm"] == "l2"
+    # the same radius as a length allows far less
+    (batch,) = (step for step in taken if step.stage == "attack")
+    length = unpack(batch.measure()[0]["robust"], 24).sum()
+    other = Bench(bench.context, replace(bench.protocol, norm="linf"))
+    (batch,) = (step for step in steps_of(other, model, model) if step.stage == "attack")
+    assert length > unpack(batch.measure()[0]["robust"], 24).sum()
+
+
+def test_an_objective_is_measured_anew_when_its_source_changes(
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    source = tmp_path / "own_objective_for_keys.py"
+    source.write_text("from forgefront.objectives.accuracy import Accuracy\nclass Own(Accuracy):\n    name = 'own'\n")
+    run = load_run(finished_run)
+    parts = [part for part in run.study.objectives if part.name in ("latency", "mce", "accuracy")]
+    own = type(parts[0]).model_validate({"name": "own_objective_for_keys:Own"})
+    bench = Bench(
+        TrialContext(finished_run, 1, run.study.model_copy(update={"objectives": [*parts, own]})),
+        protocol_of(run.study, images=8, corruptions="none", attack="none"),
+    )
+    depends = {objective.name: bench.depends(part, objective) for part, _, objective in bench.objectives}
+    assert depends["accuracy"] == {}
+    assert depends["latency"]["machine"]["threads"] == 1
+    assert depends["mce"].keys() == {"corrupted"}
+    source.write_text(source.read_text() + "# another one\n")
+    (objective,) = (objective for _, _, objective in bench.objectives if objective.name == "own")
+    assert bench.depends("own_objective_for_keys:Own", objective) != depends["own"]
+
+
 def test_one_validation_at_a_time(finished_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
@@ -193,37 +323,59 @@ def test_one_validation_at_a_time(finished_run: Path, tmp_path: Path) -> None:
 # stopped in the middle
 
 
-def stopped(run: Path, sign: signal.Signals, after: int) -> subprocess.CompletedProcess[str]:
-    """Begin a validation and send a signal when `after` steps more are kept."""
-    known = len(steps(run))
+def killed(run: Path, after: int) -> int:
+    """Begin a validation, kill it when `after` steps are kept; its exit code."""
     process = subprocess.Popen(
-        command(run, *OPTIONS), env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command(run, *OPTIONS), env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while len(steps(run)) < known + after and process.poll() is None:
+    while len(steps(run)) < after and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(sign)
-    out, err = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    process.kill()
+    return process.wait(timeout=60)
 
 
-def test_killed_and_interrupted_it_goes_on_and_finds_the_same(finished_run: Path, tmp_path: Path) -> None:
+@contextmanager
+def interrupted(run: Path, after: int) -> Iterator[None]:
+    """Send this process what Ctrl-C does when `after` steps more are kept."""
+    known, ended = len(steps(run)), threading.Event()
+
+    def watch() -> None:
+        while len(steps(run)) < known + after and not ended.is_set():
+            time.sleep(0.005)
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def test_killed_and_interrupted_it_goes_on_and_finds_the_same(
+    finished_run: Path,
+    validated: tuple[Path, Validation],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     run, moments = tmp_path / "run", random.Random(4)
     shutil.copytree(finished_run, run)
-    killed = stopped(run, signal.SIGKILL, moments.randint(2, 6))
-    assert killed.returncode == -signal.SIGKILL
+    assert killed(run, moments.randint(2, 5)) == -signal.SIGKILL
     kept = {file: file.stat().st_mtime_ns for file in steps(run)}
     assert kept
-    interrupted = stopped(run, signal.SIGINT, moments.randint(2, 6))
-    assert interrupted.returncode == 130, interrupted.stderr
-    assert "Traceback" not in interrupted.stderr
-    assert interrupted.stdout == ""
-    assert re.search(r"interrupted; \d+ of \d+ steps are kept", interrupted.stderr)
-    assert f"going on: {len(kept)} of" in interrupted.stderr
-    undisturbed = tmp_path / "undisturbed"
-    shutil.copytree(finished_run, undisturbed)
-    done, whole = (brief(folder) for folder in (run, undisturbed))
+    with interrupted(run, moments.randint(2, 4)):
+        code, out, err = forgefront(capsys, monkeypatch, str(run), *OPTIONS)
+    assert code == 130, err
+    assert "Traceback" not in err
+    assert out == ""
+    assert re.search(r"interrupted; \d+ of \d+ steps are kept", err)
+    assert f"going on: {len(kept)} of" in err
+    done, whole = brief(run), brief(validated[0])
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
 
     def measured(found: Validation) -> list[dict]:

@@ -12,7 +12,7 @@ import torch
 from forgefront.search.validation.entries import Entry
 from forgefront.search.validation.plots import draw_all
 from forgefront.search.validation.progress import Costs, Progress, Task
-from forgefront.search.validation.protocol import Protocol, corruption_names, parse_epsilon, protocol_of
+from forgefront.search.validation.protocol import Protocol, parse_epsilon, protocol_of
 from forgefront.search.validation.report import report
 from forgefront.search.validation.results import (
     Measurements,
@@ -101,6 +101,20 @@ def test_what_is_made_for_all_subjects_is_counted_once() -> None:
     assert costs.left(todo[1:]) == (pytest.approx(5.0 + 3 * 1.0), True)
 
 
+def test_what_was_there_says_nothing_of_what_is_to_be_made() -> None:
+    first, second, third = (task("control", "corruptions", shared=name) for name in ("fog", "snow", "frost"))
+    before = Costs()
+    before.remember(first, 1.0, 5.0)
+    before.remember(second, 1.0, 0.0)
+    assert before.left([third]) == (pytest.approx(6.0), True)
+    before.add(second, 1.0, shared=0.0)
+    assert before.left([third]) == (pytest.approx(6.0), True)
+    before.add(first, 1.0, shared=3.0)
+    assert before.left([third]) == (pytest.approx(4.0), True)
+    # what lies on the disk has no shared part
+    assert before.left([task("control", "corruptions")]) == (pytest.approx(1.0), True)
+
+
 def test_progress_says_when_a_stage_ends() -> None:
     todo = [task("control", "corruptions"), task("control", "corruptions"), task("trial 1", "attack")]
     progress = Progress(todo, stored=2, costs=Costs())
@@ -130,7 +144,7 @@ def test_a_study_fills_in_what_is_left_open(tmp_path: Path) -> None:
     ("text", "count"), [("published", 15), ("extra", 4), ("all", 19), ("none", 0), ("fog, snow,fog", 2)]
 )
 def test_corruptions_by_word_or_name(text: str, count: int) -> None:
-    assert len(corruption_names(text)) == count
+    assert len(protocol_of(load_study("digits"), corruptions=text).corruptions) == count
 
 
 @pytest.mark.parametrize(
@@ -237,6 +251,17 @@ def test_the_standard_error_of_a_ratio_is_that_of_resampled_images() -> None:
         rows = generator.integers(0, 2000, 2000)
         values.append(100.0 * np.mean([e[rows].mean() / b[rows].mean() for e, b in wrong]))
     assert stated == pytest.approx(np.std(values), rel=0.15)
+
+
+def test_every_ratio_to_the_control_is_paired() -> None:
+    own, control = measurements(2, 0.75, 4), measurements(1, 0.8)
+    numbers, same = corruption_numbers(own, control), corruption_numbers(control, control)
+    ratios = [key for key in same if key.endswith("_se") and key.startswith(("mce", "relative_mce"))]
+    assert {"mce_se", "mce_noise_se", "mce_weather_se", "mce_digital_se"} <= set(ratios)
+    assert [same[key] for key in ratios] == pytest.approx([0.0] * len(ratios), abs=1e-9)
+    assert list(same["ce_se"].values()) == pytest.approx([0.0] * 3, abs=1e-9)
+    # a group of one corruption
+    assert numbers["ce_se"]["fog"] == numbers["mce_weather_se"] > 0.0
 
 
 def test_pairing_is_worth_having() -> None:

@@ -100,13 +100,17 @@ def input_gradient(model: nn.Module, images: Tensor, targets: Tensor, loss: Loss
         loss: Per-image loss.
 
     Returns:
-        The gradient (NaN replaced by 0), in the shape of `images`, and the outputs without gradient history.
+        The gradient, in the shape of `images` (0 where it is NaN or there is none), and the outputs without gradient
+        history.
     """
     with torch.enable_grad():
         leaf = images.detach().requires_grad_(True)
         outputs = model(leaf)
-        (gradient,) = torch.autograd.grad(loss(outputs, targets).sum(), leaf)
-    return torch.nan_to_num(gradient), outputs.detach()
+        total, gradient = loss(outputs, targets).sum(), None
+        if total.requires_grad:
+            (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+    # what a model casts to integers has no gradient at all
+    return torch.zeros_like(images) if gradient is None else torch.nan_to_num(gradient), outputs.detach()
 
 
 def uniform_noise(like: Tensor, radius: float, generator: torch.Generator) -> Tensor:

@@ -99,8 +99,7 @@ class PGD:
         """
         losses = [attack_loss(victim, name) for name in self.losses]
         source = victim.model if gradients_from is None else gradients_from
-        record = Progress if self.stop_when_broken else _Lasting
-        progress = record(victim, images, targets, self.losses[0])
+        progress = Progress(victim, images, targets, self.losses[0])
         zero_gradients: int | None = None
         approximation = backward_pass_approximation(source) if self.bpda else nullcontext()
         with evaluation_mode(victim.model), evaluation_mode(source), approximation:
@@ -172,20 +171,3 @@ def step_share(schedule: Schedule, step: int, steps: int) -> float:
 @torch.no_grad()
 def _outputs(model: nn.Module, images: Tensor) -> Any:
     return model(images)
-
-
-class _Lasting(Progress):
-    """Progress of images that go on once they are broken: what breaks them is kept, unless a worse one does so too."""
-
-    @torch.no_grad()
-    def judge(self, active: Tensor, adversarial: Tensor, outputs: Any) -> tuple[Tensor, Tensor]:
-        targets = self.targets[active]
-        standing = self.victim.correct(outputs, targets)
-        value = torch.nan_to_num(self.loss(outputs, targets).float(), nan=-torch.inf)
-        unbroken, higher = self.robust[active], value > self.best[active]
-        better = torch.where(standing, unbroken & higher, unbroken | higher)
-        chosen = active[better]
-        self.robust[active] &= standing
-        self.examples[chosen] = adversarial[better]
-        self.best[chosen] = value[better]
-        return standing, value

@@ -45,7 +45,9 @@ class Progress:
 
     @torch.no_grad()
     def judge(self, active: Tensor, adversarial: Tensor, outputs: Any) -> tuple[Tensor, Tensor]:
-        """Record the outputs for versions of the images `active` (int64 indices), none of which is broken yet.
+        """Record the outputs for versions of the images `active` (int64 indices).
+
+        What breaks an image is kept, unless a version of higher loss breaks it too.
 
         Returns:
             Which of them stand, bool; and their loss, float32, -inf where it is not a number.
@@ -53,7 +55,8 @@ class Progress:
         targets = self.targets[active]
         standing = self.victim.correct(outputs, targets)
         value = torch.nan_to_num(self.loss(outputs, targets).float(), nan=-torch.inf)
-        better = ~standing | (value > self.best[active])
+        unbroken, higher = self.robust[active], value > self.best[active]
+        better = torch.where(standing, unbroken & higher, unbroken | higher)
         chosen = active[better]
         self.robust[active] &= standing
         self.examples[chosen] = adversarial[better]

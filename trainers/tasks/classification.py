@@ -17,7 +17,7 @@ from ...studies.errors import DataError
 from ...studies.registry import bind, resolve, validate_options
 from ...studies.seeds import Seed
 from ..attacks.base import LossFunction
-from ..attacks.losses import margin, scaled_cross_entropy
+from ..attacks.losses import cross_entropy, margin, scaled_cross_entropy
 from ..class_balance import repeat_counts, repeat_factor, scale_weights
 from ..data.base import ImageData, Split
 from ..data.splits import Splits, make_splits, to_device
@@ -153,7 +153,7 @@ class ClassificationTask(Task):
 
     def attack_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross entropy of each image, (N,)."""
-        return functional.cross_entropy(outputs, targets, reduction="none")
+        return cross_entropy(outputs, targets)
 
     @property
     def attack_losses(self) -> dict[str, LossFunction]:
