@@ -112,7 +112,8 @@ def _survivors(
     direct = attack(victim, batch.images, batch.targets, draws("direct")).robust
     robust = direct.clone()
     settings: dict[str, Any] = {"epsilon": attack.epsilon, "steps": steps, "restarts": FURTHER_RESTARTS}
-    settings["norm"] = bench.protocol.norm
+    # a first step across the ball does not stall on the ripples that rounding makes; then shorter ones
+    settings |= {"norm": bench.protocol.norm, "step_size": settings["epsilon"], "schedule": "linear"}
     first, strongest = bench.first_loss, scale_free(victim.losses)
     further = (
         ("unmasked", PGD(**settings, loss=strongest, bpda=True), None),
