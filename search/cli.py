@@ -39,6 +39,9 @@ TrialsOption = Annotated[int | None, typer.Option("--trials", min=1, help="Trial
 TimeoutOption = Annotated[float | None, typer.Option("--timeout", min=0.0, help="Stop asking after this many seconds.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Local processes that run trials.")]
 EngineOption = Annotated[str | None, typer.Option("--engine", help="serial or processes; by default as workers ask.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the study file.")
+]
 TrialOption = Annotated[int, typer.Option("--trial", min=0, help="Number of a finished trial.")]
 
 
@@ -64,9 +67,7 @@ def run(
     engine: EngineOption = None,
     storage: Annotated[str | None, typer.Option("--storage", help="Optuna storage URL instead of study.db.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run, when not the study's.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the study file.")
-    ] = None,
+    settings: SetOption = None,
 ) -> None:
     """Launch a study, or go on with it if its run folder exists."""
     from .launch import launch
@@ -239,6 +240,7 @@ def corrupt(
     frost: Annotated[
         Path | None, typer.Option("--frost", help="Folder of textures for frost; by default the built-in ones.")
     ] = None,
+    settings: SetOption = None,
 ) -> None:
     """Write a study's images, corrupted, and a contact sheet; goes on where it stopped.
 
@@ -257,6 +259,7 @@ def corrupt(
             sheet=sheet,
             seed=seed,
             frost=frost,
+            overrides=settings or [],
             say=_say,
         )
     for file in written:

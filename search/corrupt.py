@@ -63,6 +63,7 @@ def corrupt(
     sheet: Path | None = None,
     seed: int | None = None,
     frost: Path | None = None,
+    overrides: Sequence[str] = (),
     say: Callable[[str], None],
 ) -> list[Path]:
     """Corrupt the images of a split.
@@ -77,6 +78,7 @@ def corrupt(
         sheet: PNG file of a contact sheet.
         seed: Of the random numbers; None takes the study's.
         frost: Folder of textures for the corruption frost; None takes the built-in ones.
+        overrides: ``KEY=VALUE`` each, of the study file.
         say: Called with a line of progress.
 
     Returns:
@@ -91,7 +93,7 @@ def corrupt(
         check_sheet(sheet)
     chosen, levels = parse_corruptions(corruptions), parse_severities(severities)
     functions = {name: corruption_function(name, frost=frost) for name in chosen}
-    study = _study(source)
+    study = _study(source, overrides)
     task: Task = resolve("task", study.task.type)(study, resolve_device(study.training.device))
     plain = task.evaluation(split, images)
     seed = study.study.seed if seed is None else seed
@@ -148,10 +150,10 @@ def parse_severities(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _study(source: str) -> Study:
+def _study(source: str, overrides: Sequence[str]) -> Study:
     if Path(source).expanduser().is_dir():
-        return load_study(RunFolder.open(Path(source).expanduser()).study_file)
-    return load_study(source)
+        return load_study(RunFolder.open(Path(source).expanduser()).study_file, overrides=overrides)
+    return load_study(source, overrides=overrides)
 
 
 def _in_order(plain: EvaluationSet) -> EvaluationSet:

@@ -153,12 +153,14 @@ def test_thumbnails_of_any_size_keep_their_shape(height: int, width: int) -> Non
 
 def test_the_command_line(finished_run: Path, tmp_path: Path) -> None:
     arguments = ["--images", "4", "--corruptions", "extra", "--severities", "3", "--split", "validation"]
+    arguments += ["--set", "study.seed=5"]
     done = CliRunner().invoke(app, ["corrupt", str(finished_run), "--out", str(tmp_path / "c"), *arguments])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code == 0
     assert done.stdout.split() == [str(tmp_path / "c")]
     assert "speckle_noise: 1 of 4" in done.stderr
+    assert json.loads((tmp_path / "c" / MANIFEST).read_text())["seed"] == 5
     assert sorted(file.stem for file in (tmp_path / "c").glob("*.npy")) == sorted(
         ["speckle_noise", "gaussian_blur", "spatter", "saturate", "labels"]
     )
