@@ -13,6 +13,7 @@ import sys
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -205,19 +206,24 @@ def test_a_folder_that_cannot_be_written_is_replaced_by_memory(plain: Evaluation
     assert torch.equal(made[0], CorruptedSets(plain, study_seed=0, folder=None).images(DRAWN[0], 1))
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """A limit on a file's size stands for the disk's end: a write stops in the middle with an OSError."""
+    """A limit on a file's size stands for the disk's end: a write stops in the middle with an OSError.
+
+    It holds for the whole process, so nothing else may be written meanwhile, the report of the tests included.
+    """
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_fails_nothing_and_leaves_nothing(plain: EvaluationSet, tmp_path: Path, full_disk: None) -> None:
+def test_a_full_disk_fails_nothing_and_leaves_nothing(plain: EvaluationSet, tmp_path: Path) -> None:
     sets = CorruptedSets(plain, study_seed=0, folder=tmp_path)
-    with pytest.warns(RuntimeWarning, match="corrupted images are not kept in") as warned:
+    with full_disk(), pytest.warns(RuntimeWarning, match="corrupted images are not kept in") as warned:
         made = [sets.images("fog", severity) for severity in (1, 2)]
     assert len(warned) == 1
     assert not list(tmp_path.iterdir())
