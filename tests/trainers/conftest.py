@@ -16,7 +16,7 @@ from forgefront.trainers.data.digits import digits
 
 @dataclass(frozen=True)
 class Attacked:
-    """A victim, and test images (100, 3, 16, 16) to attack it on."""
+    """A victim, and test images (N, 3, 16, 16) to attack it on."""
 
     victim: Victim
     images: Tensor
@@ -32,10 +32,15 @@ def victim_of(model: nn.Module) -> Victim:
     return Victim(model, losses, lambda outputs, targets: (outputs.argmax(1) == targets) & ~outputs.isnan().any(1))
 
 
-def _trained(epsilon: float) -> Attacked:
+def _digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Images and labels to train on, and to test on."""
     data = digits(upsampling="nearest")
-    (images, labels), (test, targets) = ((part.images[:, :, ::2, ::2].float() / 255, part.labels) for part in
-                                         (data.train, data.test))  # fmt: skip
+    train, test = ((part.images[:, :, ::2, ::2].float() / 255, part.labels) for part in (data.train, data.test))
+    return train, test
+
+
+def _trained(epsilon: float) -> Attacked:
+    (images, labels), (test, targets) = _digits()
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
@@ -64,3 +69,9 @@ def plain() -> Attacked:
 @pytest.fixture(scope="session")
 def robust() -> Attacked:
     return _trained(0.15)
+
+
+@pytest.fixture(scope="session")
+def robust_on_200(robust: Attacked) -> Attacked:
+    images, targets = _digits()[1]
+    return Attacked(robust.victim, images[:200], targets[:200])
