@@ -5,7 +5,8 @@
 
 imagecorruptions needs a NumPy, scikit-image and setuptools of its time, so it runs in an environment of its own, made by
 the first call and kept. Both sides use one thread and take turns within each setting, so that what else a machine does
-disturbs both alike; the fastest round counts. What fails over there is left out of both sums. Its constants are ImageNet-C's at every size, so at 32x32 the work differs a little and only speed is compared.
+disturbs both alike; the fastest round counts. What fails over there is left out of both sums. Its constants are
+ImageNet-C's at every size, so at 32x32 the work differs a little and only speed is compared.
 """
 
 from __future__ import annotations
