@@ -25,6 +25,7 @@ from ..studies.seeds import Seed
 from ..trainers.attacks.base import Victim
 from ..trainers.attacks.losses import scale_free
 from ..trainers.attacks.pgd import PGD, default_step_size
+from ..trainers.attacks.progress import evaluation_mode
 from ..trainers.attacks.threat import Norm, Threat
 from ..trainers.tasks.base import Batch, Task
 from .audit import audit
@@ -195,8 +196,7 @@ def withstands(
     found = {losses[0]: attacked("direct", {**settings, "loss": losses[0]})}
     found |= {name: attacked("direct", {**over_ripples, "loss": name, "bpda": True}) for name in losses[1:]}
     found["transfer"] = attacked("transfer", {**over_ripples, "loss": losses[-1]}, gradients_from=candidate.latent)
-    candidate.model.eval()
-    with torch.inference_mode():
+    with evaluation_mode(candidate.model), torch.inference_mode():
         clean = task.correct(candidate.model(batch.images), batch.targets)
     return {"clean": clean, **found, "robust": torch.stack([clean, *found.values()]).all(dim=0)}
 

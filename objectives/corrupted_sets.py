@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import inspect
 import os
 import re
 import shutil
@@ -22,9 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..studies.registry import REGISTRY, resolve
+from ..studies.atomic_file import published
+from ..studies.registry import resolve, source_digest
 from ..trainers.tasks.base import EvaluationSet, to_float
-from .corruption_archive import open_archive, published, remove_stale_parts
+from .corruption_archive import open_archive, remove_stale_parts
 from .corruptions.frost import load_textures
 from .corruptions.randomness import Draws
 
@@ -284,13 +284,7 @@ def corruption_code() -> str:
 @functools.cache
 def _own_source(name: str) -> str:
     """Digest of the file that the user's own corruption is in; empty for a registered one."""
-    if name in REGISTRY["corruption"]:
-        return ""
-    try:
-        file = inspect.getsourcefile(inspect.unwrap(resolve("corruption", name)))
-        return hashlib.sha256(Path(file or "").read_bytes()).hexdigest()
-    except (OSError, TypeError):
-        return ""
+    return source_digest("corruption", name)
 
 
 def _files_digest(folder: Path, pattern: str) -> str:

@@ -11,11 +11,9 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 import re
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..studies.atomic_file import PART, published
 from ..studies.errors import DataError
 from ..studies.faults import nearest
 from ..trainers.tasks.base import EvaluationSet
@@ -33,7 +32,6 @@ __all__ = [
     "Archive",
     "array_file",
     "open_archive",
-    "published",
     "read_manifest",
     "remove_stale_parts",
     "write_blocks",
@@ -44,7 +42,6 @@ MANIFEST = "archive.json"
 ALL_SEVERITIES = (1, 2, 3, 4, 5)
 SAMPLES, SAMPLE_BYTES = 16, 64 * 2**10
 """Pieces of a file that its digest is of: a published archive has 2.9 GB."""
-PART = ".part"
 STALE_SECONDS = 3600.0
 
 
@@ -231,22 +228,6 @@ def write_blocks(path: Path, shape: Sequence[int], parts: Iterable[np.ndarray]) 
             rows += len(part)
         if rows != shape[0]:
             raise ValueError(f"`parts` must have {shape[0]} rows together; found {rows}.")
-
-
-@contextlib.contextmanager
-def published(path: Path) -> Iterator[Any]:
-    """A binary file to write that gets its name only once it is whole and on disk; after a fault nothing is left."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=PART, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def remove_stale_parts(folder: Path) -> None:

@@ -28,11 +28,11 @@ from ..objectives.corruption_archive import (
     LABELS,
     MANIFEST,
     array_file,
-    published,
     read_manifest,
     remove_stale_parts,
     write_blocks,
 )
+from ..studies.atomic_file import published
 from ..studies.errors import InputError
 from ..studies.faults import nearest
 from ..studies.load import load_study

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..studies.atomic_file import published
 from ..studies.errors import RunError
 
 __all__ = ["RunFolder", "read_json", "write_json", "write_text"]
@@ -118,17 +119,8 @@ class RunFolder:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader, after any crash, sees the old text or the new, never a part."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with published(path) as file:
+        file.write(text.encode())
     _sync(path.parent)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import inspect
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -26,6 +28,7 @@ __all__ = [
     "names",
     "options_model",
     "resolve",
+    "source_digest",
     "validate_options",
 ]
 
@@ -169,6 +172,17 @@ def resolve(kind: str, name: str, *, where: str | None = None) -> Callable[..., 
     if here not in sys.path and "" not in sys.path:
         sys.path.append(here)
     return _import(where, name)
+
+
+def source_digest(kind: str, name: str) -> str:
+    """Digest of the file that a user's own part is in; empty for a registered one, and where there is no such file."""
+    if name in _of_kind(kind):
+        return ""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(resolve(kind, name)))
+        return hashlib.sha256(Path(file or "").read_bytes()).hexdigest()
+    except (OSError, TypeError):
+        return ""
 
 
 def options_model(part: Callable[..., Any]) -> type[BaseModel]:

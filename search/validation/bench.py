@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import os
 import platform
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +14,7 @@ from ...objectives.base import Objective
 from ...objectives.corrupted_sets import CorruptedSets
 from ...objectives.corruption import CorruptionObjective
 from ...objectives.latency import Latency
-from ...studies.registry import REGISTRY, bind, options_model, resolve
+from ...studies.registry import bind, options_model, resolve, source_digest
 from ...studies.seeds import Seed
 from ...trainers.attacks.base import EvaluationAttack
 from ...trainers.tasks.base import EvaluationSet
@@ -108,8 +106,8 @@ class Bench:
         found: dict[str, Any] = {}
         if inputs := objective.inputs("test"):
             found["inputs"] = inputs
-        if part not in REGISTRY["objective"]:
-            found["source"] = _source(part)
+        if source := source_digest("objective", part):
+            found["source"] = source
         if isinstance(objective, CorruptionObjective):
             text = "/".join(self._copies(objective, self._sets_of(objective)))
             found["corrupted"] = hashlib.sha256(text.encode()).hexdigest()
@@ -170,15 +168,6 @@ class Bench:
     @staticmethod
     def _copies(objective: CorruptionObjective, sets: CorruptedSets) -> list[str]:
         return [sets.identity(name, severity) for name in objective.corruptions for severity in objective.severities]
-
-
-def _source(part: str) -> str | None:
-    """Digest of the file that the user's own objective is in; None where there is no such file."""
-    try:
-        file = inspect.getsourcefile(inspect.unwrap(resolve("objective", part)))
-        return hashlib.sha256(Path(file or "").read_bytes()).hexdigest()
-    except (OSError, TypeError):
-        return None
 
 
 def _takes_images(name: str) -> bool:

@@ -32,9 +32,9 @@ from forgefront.compression.candidate import load_candidate, save_candidate
 from forgefront.objectives.base import judge
 from forgefront.objectives.corrupted_sets import CorruptedSets
 from forgefront.objectives.corruption import SEEN
-from forgefront.objectives.corruption_archive import published
 from forgefront.spaces.layers import LayerInfo, inspect_layers
 from forgefront.spaces.plan import LayerPlan, Pruning, Recipe, TrialPlan
+from forgefront.studies.atomic_file import published
 from forgefront.studies.load import load_study
 from forgefront.studies.registry import CORRUPTIONS
 from forgefront.studies.seeds import Seed
