@@ -292,13 +292,15 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
     context = TrialContext(folder.path, search.workers, study)
     problem = context.problem()
     name = search.engine or ("serial" if search.workers == 1 else "processes")
-    engine: Engine = resolve("engine", name)(folder.path, search.workers)
+    engine: Engine = bind("engine", name, search.engine_options, "search.engine_options")(folder.path, search.workers)
     if isinstance(engine, SerialEngine):
         engine.runner = context
     try:
         sampler = bind("sampler", search.sampler, search.options, "search")(problem.distributions, study.study.seed)
     except ValueError as error:
         raise InputError(f"`search` must take its options; found that {error}") from None
+    if problem.knowledge is not None and hasattr(sampler, "inform"):
+        sampler.inform(problem.knowledge)
 
     def measure(announce: Callable[[str], None]) -> Prepared:
         table = load_or_measure(context, announce)

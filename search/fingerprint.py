@@ -27,6 +27,10 @@ FREE = (
     "study.search.timeout",
     "study.search.workers",
     "study.search.engine",
+    "study.search.engine_options",
+    "study.search.device_hours",
+    "study.search.stagnation",
+    "study.search.trial_timeout",
     "study.task.data.root",
     "study.task.data.path",
     "study.task.data.download",
@@ -41,6 +45,7 @@ WARNED = ("environment", "study.training.threads")
 MEASURED = "environment.measurements"
 # keys that came later, with what runs did before there was such a key; audits came too, and change no score
 ADDED: dict[str, Any] = {
+    "study.search.repeats": 1,
     "study.space.clusters_gradient": "mean",
     "study.space.clusters_per": "layer",
     "study.space.lloyd_iterations": 10,

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from optuna.distributions import BaseDistribution
 
 from ..studies.conditions import Condition
+from .knowledge import Knowledge
 
 __all__ = ["CONTROL", "Derived", "Prepared", "Problem"]
 
@@ -40,6 +41,7 @@ class Problem:
         seeds: Params that are tried after the control, in order.
         conditions: What a feasible trial must meet, on scores or on numbers of their details.
         fingerprint: What results depend on, JSON values.
+        knowledge: What samplers may use besides the trials.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Problem:
     seeds: Sequence[Mapping[str, Any]] = ()
     conditions: Sequence[Condition] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
+    knowledge: Knowledge | None = None
 
 
 @dataclass(frozen=True)

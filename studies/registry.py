@@ -110,8 +110,16 @@ REGISTRY: dict[str, dict[str, str]] = {
         "latency": "forgefront.objectives.latency:Latency",
     },
     "sampler": {
+        "surrogate-nsga2": "forgefront.search.samplers.surrogate_nsga2:surrogate_nsga2",
         "nsga2": "forgefront.search.samplers.nsga2:nsga2",
+        "nsga3": "forgefront.search.samplers.nsga3:nsga3",
+        "pymoo-nsga2": "forgefront.search.samplers.pymoo_algorithms:pymoo_nsga2",
+        "pymoo-nsga3": "forgefront.search.samplers.pymoo_algorithms:pymoo_nsga3",
+        "pymoo-sms": "forgefront.search.samplers.pymoo_algorithms:pymoo_sms",
+        "pymoo-agemoea2": "forgefront.search.samplers.pymoo_algorithms:pymoo_agemoea2",
+        "nevergrad": "forgefront.search.samplers.nevergrad:nevergrad",
         "tpe": "forgefront.search.samplers.tpe:tpe",
+        "gp": "forgefront.search.samplers.gp:gp",
         "random": "forgefront.search.samplers.random:random",
     },
     "target": {
@@ -121,6 +129,7 @@ REGISTRY: dict[str, dict[str, str]] = {
     "engine": {
         "serial": "forgefront.search.engines.serial:SerialEngine",
         "processes": "forgefront.search.engines.processes:ProcessEngine",
+        "ray": "forgefront.search.engines.ray:RayEngine",
     },
 }
 

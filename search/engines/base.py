@@ -13,6 +13,7 @@ __all__ = [
     "REAL_TRIALS",
     "Engine",
     "Report",
+    "Standing",
     "TrialOutcome",
     "TrialProgress",
     "TrialRequest",
@@ -27,6 +28,19 @@ REAL_TRIALS = "forgefront.search.trial:TrialContext"
 
 
 @dataclass(frozen=True)
+class Standing:
+    """What the study knew when a trial was handed out, which early stopping and repeats decide by.
+
+    Args:
+        front: Values of the feasible non-dominated trials, by objective.
+        rungs: For each rung of early stopping, in order, the values there of every trial that had reached it.
+    """
+
+    front: tuple[Mapping[str, float], ...] = ()
+    rungs: tuple[tuple[Mapping[str, float], ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class TrialRequest:
     """One trial to run.
 
@@ -34,11 +48,15 @@ class TrialRequest:
         number: The trial's number.
         params: The flat params; empty for the control.
         role: ``"control"``, ``"seed"`` or ``"search"``.
+        standing: What it is compared with while it runs.
+        halvings: How often its batch is halved from the start, because an attempt with a larger one ran out of memory.
     """
 
     number: int
     params: Mapping[str, Any] = field(default_factory=dict)
     role: str = "search"
+    standing: Standing = field(default_factory=Standing)
+    halvings: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from ...studies.seeds import Seed, trial_seed
+from ..knowledge import Knowledge
 
 __all__ = ["Configurations", "SeededSampler", "grid_values"]
 
@@ -36,11 +37,16 @@ class SeededSampler(BaseSampler):
 
     _declared: Mapping[str, BaseDistribution]
     _study_seed: int
+    _knowledge: Knowledge | None = None
     _retries = 100
 
     def _declare(self, space: Mapping[str, BaseDistribution], seed: int) -> None:
         self._declared = dict(space)
         self._study_seed = seed
+
+    def inform(self, knowledge: Knowledge) -> None:
+        """Tell what is known of the search besides its trials; called once, before the first of them."""
+        self._knowledge = knowledge
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The declared space, from the first trial on, without variables of a single value."""
