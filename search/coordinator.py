@@ -22,6 +22,7 @@ from .problem import CONTROL, Prepared, Problem
 from .record import StudyRecord
 from .run_folder import RunFolder
 from .score_columns import audit_text
+from .stopping import StopRules, stop_rules
 from .storage import open_storage, sqlite_url
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["ControlFailedError", "Coordinator", "Interrupted", "coordinator_for"]
 
 POLL_SECONDS = 0.5
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -52,8 +54,8 @@ class Coordinator:
         problem: The search.
         engine: What runs the trials.
         sampler: An Optuna sampler.
-        trials: How many trials the study shall hold, the control and the seeds included.
-        timeout: Seconds after which no further trial begins; those that run are waited for.
+        rules: When no further trial begins; its trials are how many the study shall hold, the control and the seeds
+            included.
         url: Storage URL, None for SQLite in the run folder.
         prepare: Called once the lock is held and before anything is read or written, with a function that tells
             whoever watches, in a line, what takes a while. The inputs that it returns join the fingerprint's, so that
@@ -67,8 +69,7 @@ class Coordinator:
         engine: Engine,
         sampler: BaseSampler,
         *,
-        trials: int,
-        timeout: float | None = None,
+        rules: StopRules,
         url: str | None = None,
         prepare: Callable[[Callable[[str], None]], Prepared] | None = None,
     ) -> None:
@@ -76,8 +77,9 @@ class Coordinator:
         self._problem = problem
         self._engine = engine
         self._sampler = sampler
-        self._trials = trials
-        self._timeout = timeout
+        self._rules = rules
+        self._trials = rules.trials
+        self._stopped: str | None = None
         self._url = url or sqlite_url(folder.database)
         self._prepare = prepare
         self._stopping = False
@@ -159,7 +161,7 @@ class Coordinator:
                 self._folder.discard(trial.number)
                 role = trial.user_attrs["role"]
                 on_event(TrialStarted(trial.number, role, trial.params))
-                self._engine.submit(TrialRequest(trial.number, trial.params, role))
+                self._engine.submit(TrialRequest(trial.number, trial.params, role, record.standing))
                 flying.add(trial.number)
                 self._check_stop()
             if not flying:
@@ -169,16 +171,25 @@ class Coordinator:
                 flying.discard(outcome.number)
                 self._tell(record, outcome, on_event)
                 told += 1
-        missing = len(record.trials) < self._trials
         return StudyFinished(
-            len(record.trials), record.failed, told, record.front, record.hypervolume, timed_out=missing
+            trials=len(record.trials),
+            asked=self._trials,
+            failed=record.failed,
+            ran=told,
+            front=record.front,
+            hypervolume=record.hypervolume,
+            stopped=self._stopped,
         )
 
     def _next(self, record: StudyRecord, start: float) -> FrozenTrial | None:
-        spent = self._timeout is not None and time.monotonic() - start >= self._timeout
-        if spent or len(record.trials) >= self._trials:
-            return None
-        return record.ask()
+        if self._stopped is None and len(record.trials) < self._trials:
+            self._stopped = self._rules.reason(
+                elapsed=time.monotonic() - start,
+                device_seconds=record.device_seconds,
+                hypervolumes=record.hypervolumes,
+            )
+            return record.ask() if self._stopped is None else None
+        return None
 
     def _stored(self, trial: FrozenTrial) -> TrialOutcome | None:
         """What a dead run finished but did not tell."""
@@ -196,7 +207,7 @@ class Coordinator:
             TrialFinished(
                 number=trial.number,
                 role=attributes["role"],
-                state="complete" if trial.state == TrialState.COMPLETE else "failed",
+                state=STATES[trial.state],
                 params=trial.params,
                 values={name: score["value"] for name, score in attributes.get("scores", {}).items()},
                 feasible=feasible(trial),
@@ -282,7 +293,7 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
     Raises:
         InputError: Data, checkpoint, model, target, device, or an option of the sampler is wrong.
     """
-    from ..studies.registry import bind, resolve
+    from ..studies.registry import bind
     from .cost import needs_cost_table
     from .cost_measurement import load_or_measure
     from .engines.serial import SerialEngine
@@ -291,8 +302,12 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
     search = study.search
     context = TrialContext(folder.path, search.workers, study)
     problem = context.problem()
-    name = search.engine or ("serial" if search.workers == 1 else "processes")
-    engine: Engine = bind("engine", name, search.engine_options, "search.engine_options")(folder.path, search.workers)
+    # a process cannot end itself
+    alone = search.workers == 1 and search.trial_timeout is None
+    name = search.engine or ("serial" if alone else "processes")
+    make = bind("engine", name, search.engine_options, "search.engine_options")
+    limit = {} if search.trial_timeout is None else {"timeout": search.trial_timeout}
+    engine: Engine = make(folder.path, search.workers, **limit)
     if isinstance(engine, SerialEngine):
         engine.runner = context
     try:
@@ -311,8 +326,7 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
         problem,
         engine,
         sampler,
-        trials=search.trials,
-        timeout=search.timeout,
+        rules=stop_rules(study),
         url=study.storage.url,
         prepare=measure if needs_cost_table(study) else None,
     )

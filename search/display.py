@@ -50,7 +50,7 @@ class Watcher:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self.trials = self.finished = self.front = self.failed = self.masked = 0
+        self.trials = self.finished = self.front = self.failed = self.stopped = self.masked = 0
         self.hypervolume: float | None = None
         self.running: dict[int, tuple[str, TrialProgress | None]] = {}
         self.seconds: list[float] = []
@@ -68,7 +68,8 @@ class Watcher:
             self.running.pop(event.number, None)
             self.finished, self.trials = event.finished, event.trials
             self.front, self.hypervolume = len(event.front), event.hypervolume
-            self.failed += event.state != "complete"
+            self.failed += event.state == "failed"
+            self.stopped += event.state == "pruned"
             self.masked += _masked(event)
             if event.seconds is not None:
                 self.seconds.append(event.seconds)
@@ -85,6 +86,8 @@ class Watcher:
         parts = [f"{self.finished} of {self.trials} trials"]
         if self.failed:
             parts.append(f"{self.failed} failed")
+        if self.stopped:
+            parts.append(f"{self.stopped} stopped early")
         if self.masked:
             parts.append(f"{self.masked} masked")
         parts.append(f"front {self.front}")
@@ -133,7 +136,8 @@ def _line(event: Event, watcher: Watcher, folder: RunFolder) -> str:
         return "\n".join(lines)
     if isinstance(event, TrialFinished):
         if event.state != "complete":
-            return f"trial {event.number} ({event.role}) failed: {event.reason}"
+            ended = "failed" if event.state == "failed" else "stopped early"
+            return f"trial {event.number} ({event.role}) {ended}: {event.reason} [{watcher.summary()}]"
         values = ", ".join(f"{name} {value:.4g}" for name, value in event.values.items())
         marks = " *" if event.number in event.front else "" if event.feasible else " (infeasible)"
         audit = f" ({event.audit})" if _masked(event) else ""
@@ -141,12 +145,12 @@ def _line(event: Event, watcher: Watcher, folder: RunFolder) -> str:
         return f"trial {event.number} ({event.role}){marks}: {values}{audit}{seconds} [{watcher.summary()}]"
     if isinstance(event, StudyFinished):
         run = near(folder)
-        if event.timed_out:
-            return f"time is up after {event.trials} trials; go on with: forgefront resume {run}"
+        if event.stopped is not None:
+            return f"stopped after {event.trials} of {event.asked} trials: {event.stopped}; go on with: forgefront resume {run}"
         failed = f", {event.failed} failed" if event.failed else ""
         done = "nothing to do" if not event.ran else "done"
         return (
-            f"{done}: {event.trials} of {event.trials} trials{failed}, {len(event.front)} on the front; "
+            f"{done}: {event.trials} of {event.asked} trials{failed}, {len(event.front)} on the front; "
             f"next: forgefront front {run}, forgefront pick {run}"
         )
     return ""

@@ -53,10 +53,10 @@ class TrialFinished:
     """A trial was told.
 
     Args:
-        state: ``"complete"`` or ``"failed"``.
-        values: Score by metric, objectives and metrics; empty if the trial failed.
+        state: ``"complete"``, ``"pruned"`` (stopped early) or ``"failed"``.
+        values: Score by metric, objectives and metrics; empty unless the trial is complete.
         feasible: Whether it meets every constraint.
-        reason: Why it failed, None otherwise.
+        reason: Why it failed or was stopped, None otherwise.
         seconds: How long it ran, None when that is unknown.
         finished: Trials finished so far, failed ones included.
         front: Numbers of the feasible non-dominated trials, this one considered.
@@ -87,19 +87,21 @@ class StudyFinished:
 
     Args:
         trials: Trials in the study.
+        asked: How many were asked for.
         failed: How many of them failed.
         ran: How many were told in this life of the run.
         front: Numbers of the feasible non-dominated trials.
         hypervolume: Of the front.
-        timed_out: Whether fewer trials than asked for were run, because time was up.
+        stopped: Why fewer trials than asked for were run, None if all were.
     """
 
     trials: int
+    asked: int
     failed: int
     ran: int
     front: tuple[int, ...]
     hypervolume: float | None
-    timed_out: bool = False
+    stopped: str | None = None
 
 
 Event = Preparing | StudyStarted | TrialStarted | TrialProgress | TrialFinished | StudyFinished

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from .non_dominated import front_trials, losses
 
-__all__ = ["front_hypervolume", "hypervolume"]
+__all__ = ["HYPERVOLUME", "front_hypervolume", "hypervolume", "hypervolume_history", "scaled_hypervolume"]
+
+HYPERVOLUME = "hypervolume"
+"""User attribute of a complete trial: hypervolume of the front when it was told, itself included."""
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
@@ -33,10 +36,23 @@ def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
     return float(moocore.hypervolume(inside, ref=reference))
 
 
+def scaled_hypervolume(losses: np.ndarray, signs: np.ndarray, reference: Sequence[float]) -> float:
+    """Hypervolume with each axis in units of its reference value (or as it is where that is 0).
+
+    Args:
+        losses: (n, m) floats to be minimised.
+        signs: (m,) 1 for an objective to be minimised, -1 for one to be maximised, whose losses are negated values.
+        reference: (m,) the worst value that counts for each objective, in the objective's own direction and unit.
+    """
+    bound = np.asarray(reference, dtype=float)
+    scale = np.where(bound == 0.0, 1.0, np.abs(bound))
+    return hypervolume(losses / scale, bound * signs / scale)
+
+
 def front_hypervolume(
     trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection], reference: Sequence[float]
 ) -> float:
-    """Hypervolume of the feasible front, each axis in units of its reference value (or as it is where that is 0).
+    """`scaled_hypervolume` of the feasible front.
 
     Args:
         trials: Trials of a study, in any state.
@@ -44,7 +60,14 @@ def front_hypervolume(
         reference: (m,) the worst value that counts for each objective, in the objective's own direction and unit.
     """
     signs = np.array([-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in directions])
-    bound = np.asarray(reference, dtype=float)
-    scale = np.where(bound == 0.0, 1.0, np.abs(bound))
-    front = front_trials(trials, directions)
-    return hypervolume(losses(front, directions) / scale, bound * signs / scale)
+    return scaled_hypervolume(losses(front_trials(trials, directions), directions), signs, reference)
+
+
+def hypervolume_history(trials: Sequence[FrozenTrial]) -> list[float]:
+    """Hypervolume of the front after each complete trial, in the order in which they were told.
+
+    It is stored with each trial; since a front never shrinks, their order is that of the values. Trials of before it
+    was stored are left out.
+    """
+    stored = (trial.user_attrs.get(HYPERVOLUME) for trial in trials if trial.state == TrialState.COMPLETE)
+    return sorted(float(value) for value in stored if value is not None)

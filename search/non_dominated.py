@@ -20,9 +20,9 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
     points = np.asarray(points, dtype=float)
     if len(points) == 0:
         return np.zeros(0, dtype=bool)
-    no_worse: np.ndarray = np.all(points[:, None, :] <= points[None, :, :], axis=2)
-    better: np.ndarray = np.any(points[:, None, :] < points[None, :, :], axis=2)
-    return np.array(~np.any(no_worse & better, axis=0))
+    import moocore
+
+    return np.asarray(moocore.is_nondominated(points, keep_weakly=True), dtype=bool)
 
 
 def feasible(trial: FrozenTrial) -> bool:

@@ -37,22 +37,24 @@ class Problem:
         directions: ``"minimize"`` or ``"maximize"`` for each objective, in order.
         distributions: The search space.
         derive: Raw measurements of a trial and of the control, by metric, to scores by metric, objectives included.
-        worst: Objective and the control's score to the value beyond which nothing counts for the hypervolume.
+        worst: Objective and the control's value to the value beyond which nothing counts for the hypervolume.
         seeds: Params that are tried after the control, in order.
         conditions: What a feasible trial must meet, on scores or on numbers of their details.
         fingerprint: What results depend on, JSON values.
         knowledge: What samplers may use besides the trials.
+        rungs: Shares of a trial's training after which it is compared with others, rising; none without early stopping.
     """
 
     name: str
     directions: Mapping[str, str]
     distributions: Mapping[str, BaseDistribution]
     derive: Callable[[Raw, Raw], Mapping[str, Derived]]
-    worst: Callable[[str, Derived], float]
+    worst: Callable[[str, float], float]
     seeds: Sequence[Mapping[str, Any]] = ()
     conditions: Sequence[Condition] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     knowledge: Knowledge | None = None
+    rungs: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ..studies.conditions import measured_by
 from ..studies.errors import RunError, StudyMismatchError
 from ..studies.faults import nearest
+from .engines.base import Standing
 from .fingerprint import compare
-from .hypervolume import front_hypervolume
-from .non_dominated import front_numbers
+from .front import Front
+from .hypervolume import HYPERVOLUME, hypervolume_history
+from .observations import RUNGS
 from .problem import CONTROL, Derived, Problem
+from .repeats import combined
 from .score_columns import score_columns
 from .single_writer import SingleWriterStorage
 
@@ -58,6 +61,11 @@ class StudyRecord:
         except DuplicatedStudyError:
             self.study = optuna.load_study(study_name=problem.name, storage=self._storage, sampler=sampler)
         self._agree(directions)
+        finished = [trial for trial in self.trials if trial.state.is_finished()]
+        self._front = Front(self.study.directions, list(problem.directions), finished)
+        self._rungs: list[list[Mapping[str, float]]] = [[] for _ in problem.rungs]
+        for trial in finished:
+            self._take_rungs(trial.user_attrs.get(RUNGS, ()))
 
     # reading
 
@@ -68,7 +76,7 @@ class StudyRecord:
 
     @property
     def finished(self) -> int:
-        """How many trials are complete or failed."""
+        """How many trials are complete, stopped early or failed."""
         return sum(trial.state.is_finished() for trial in self.trials)
 
     @property
@@ -84,18 +92,34 @@ class StudyRecord:
     @property
     def control(self) -> FrozenTrial | None:
         """Trial 0, None before it is asked."""
-        return self.trials[CONTROL] if self.trials else None
+        trials = self.trials
+        return trials[CONTROL] if trials else None
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of all finished trials together, as far as they are known."""
+        return sum(float(trial.user_attrs.get("seconds") or 0.0) for trial in self.trials if trial.state.is_finished())
+
+    @property
+    def hypervolumes(self) -> list[float]:
+        """Of the front after each complete trial, in the order in which they were told."""
+        return hypervolume_history(self.trials)
 
     @property
     def front(self) -> tuple[int, ...]:
         """Numbers of the feasible non-dominated trials."""
-        return tuple(front_numbers(self.trials, self.study.directions))
+        return self._front.numbers
 
     @property
     def hypervolume(self) -> float | None:
         """Hypervolume of the front against the stored reference point, None before the control is told."""
         reference = self.study.user_attrs.get(REFERENCE)
-        return None if reference is None else front_hypervolume(self.trials, self.study.directions, reference)
+        return None if reference is None else self._front.hypervolume(reference)
+
+    @property
+    def standing(self) -> Standing:
+        """What a trial that is handed out now is compared with."""
+        return Standing(self._front.values, tuple(map(tuple, self._rungs)))
 
     # writing
 
@@ -131,40 +155,64 @@ class StudyRecord:
         """
         # as a resumed run would read it
         result = json.loads(json.dumps(result))
-        for key in ("plan", "achieved", "seconds", "parity"):
-            if result.get(key) is not None:
+        for key in ("plan", "achieved", "seconds", "parity", "deviations", RUNGS):
+            if result.get(key):
                 self._note(number, key, _totals(result[key]) if key == "achieved" else result[key])
-        reason = None if result.get("state") == "complete" else str(result.get("reason") or "no reason given")
-        scores: Mapping[str, Derived] = {}
+        state = result.get("state")
+        if state == "pruned":
+            self._note(number, "reason", str(result.get("reason") or "it was behind"))
+            return self._finish(number, TrialState.PRUNED)
+        reason = None if state == "complete" else str(result.get("reason") or "no reason given")
+        scores: dict[str, dict[str, Any]] = {}
         if reason is None:
             raw = result.get("raw") or {}
             self._note(number, "raw", raw)
-            scores, reason = self._scores(number, raw)
+            scores, reason = self._scores(number, raw, result.get("repeats") or ())
         if reason is not None:
             self._note(number, "reason", reason)
-            self.study.tell(number, state=TrialState.FAIL)
-            return self.trials[number]
-        self._note(number, "scores", {name: _score(score) for name, score in scores.items()})
-        values = _numbers({name: _score(score) for name, score in scores.items()})
-        controls = self._control_numbers() if number != CONTROL else values
-        for condition in self.problem.conditions:
-            violation = condition.violation(values[condition.metric], controls.get(condition.metric))
-            self._constrain(number, str(condition), violation)
-        self.study.tell(number, [scores[name].value for name in self.problem.directions])
+            return self._finish(number, TrialState.FAIL)
+        self._note(number, "scores", scores)
+        numbers = _numbers(scores)
+        controls = self._control_numbers() if number != CONTROL else numbers
+        violations = {
+            str(condition): condition.violation(numbers[condition.metric], controls.get(condition.metric))
+            for condition in self.problem.conditions
+        }
+        for name, violation in violations.items():
+            self._constrain(number, name, violation)
+        values = [float(scores[name]["value"]) for name in self.problem.directions]
+        if all(violation <= 0.0 for violation in violations.values()):
+            self._front.add(number, values)
+        reference = self._reference(scores) if number == CONTROL else self.study.user_attrs[REFERENCE]
+        self._note(number, HYPERVOLUME, self._front.hypervolume(reference))
+        trial = self._finish(number, TrialState.COMPLETE, values)
         if number == CONTROL:
-            self._fix_reference(scores)
-        return self.trials[number]
+            self.study.set_user_attr(REFERENCE, reference)
+        return trial
 
     # what the public part stands on
 
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._storage.trial_at(self.study._study_id, number)
+
     def _note(self, number: int, key: str, value: Any) -> None:
-        self._storage.set_trial_user_attr(self.trials[number]._trial_id, key, value)
+        self._storage.set_trial_user_attr(self._trial(number)._trial_id, key, value)
+
+    def _finish(self, number: int, state: TrialState, values: Sequence[float] | None = None) -> FrozenTrial:
+        self.study.tell(number, values, state=None if state == TrialState.COMPLETE else state)
+        trial = self._trial(number)
+        self._take_rungs(trial.user_attrs.get(RUNGS, ()))
+        return trial
+
+    def _take_rungs(self, reached: Sequence[Mapping[str, Any]]) -> None:
+        for known, rung in zip(self._rungs, reached, strict=False):
+            known.append(rung["values"])
 
     def _constrain(self, number: int, name: str, violation: float) -> None:
         # not through `optuna.Trial`, which has the sampler prepare the trial anew, the control too
         template = create_trial(state=TrialState.RUNNING, constraints={name: violation})
         for key, value in template.system_attrs.items():
-            self._storage.set_trial_system_attr(self.trials[number]._trial_id, key, value)
+            self._storage.set_trial_system_attr(self._trial(number)._trial_id, key, value)
 
     def _agree(self, directions: Sequence[str]) -> None:
         stored = self.study.user_attrs.get(FINGERPRINT)
@@ -189,16 +237,18 @@ class StudyRecord:
         # a run that died between telling the control and fixing the reference point
         control = self.control
         if control is not None and control.state == TrialState.COMPLETE and REFERENCE not in self.study.user_attrs:
-            raw = control.user_attrs["raw"]
-            self._fix_reference(self.problem.derive(raw, raw))
+            self.study.set_user_attr(REFERENCE, self._reference(control.user_attrs["scores"]))
 
-    def _scores(self, number: int, raw: Mapping[str, Any]) -> tuple[Mapping[str, Derived], str | None]:
-        control_raw = raw if number == CONTROL else self.trials[CONTROL].user_attrs["raw"]
+    def _scores(
+        self, number: int, raw: Mapping[str, Any], repeats: Sequence[Mapping[str, Any]]
+    ) -> tuple[dict[str, dict[str, Any]], str | None]:
+        """Scores by metric as they are stored, and why they are of no use if they are not."""
+        control_raw = raw if number == CONTROL else self._trial(CONTROL).user_attrs["raw"]
         try:
-            scores = self.problem.derive(raw, control_raw)
+            trainings = [self.problem.derive(each, control_raw) for each in (raw, *repeats)]
+            stored = {name: combined([_score(scores[name]) for scores in trainings]) for name in trainings[0]}
         except Exception as error:  # a part of the user's may fail in any way, and must not stop the study
             return {}, f"its scores could not be derived ({type(error).__name__}: {error})"
-        stored = {name: _score(score) for name, score in scores.items()}
         values = _numbers(stored)
         needed = {*self.problem.directions, *(condition.metric for condition in self.problem.conditions)}
         wrong = [
@@ -210,14 +260,21 @@ class StudyRecord:
         controls = values if number == CONTROL else self._control_numbers()
         relative = {condition.metric for condition in self.problem.conditions if condition.relative_to_control}
         wrong += [f"the control's {name} is missing" for name in sorted(relative & {*values}) if name not in controls]
-        return scores, "a score must be a finite number: " + ", ".join(wrong) if wrong else None
+        if wrong:
+            return {}, "a score must be a finite number: " + ", ".join(wrong)
+        if repeats:
+            self._note(number, "repeats", [_values(scores) for scores in trainings])
+        return stored, None
 
     def _control_numbers(self) -> dict[str, float]:
-        return _numbers(self.trials[CONTROL].user_attrs["scores"])
+        return _numbers(self._trial(CONTROL).user_attrs["scores"])
 
-    def _fix_reference(self, scores: Mapping[str, Derived]) -> None:
-        reference = [float(self.problem.worst(name, scores[name])) for name in self.problem.directions]
-        self.study.set_user_attr(REFERENCE, reference)
+    def _reference(self, control: Mapping[str, Mapping[str, Any]]) -> list[float]:
+        return [float(self.problem.worst(name, control[name]["value"])) for name in self.problem.directions]
+
+
+def _values(scores: Mapping[str, Derived]) -> dict[str, float]:
+    return {name: float(score.value) for name, score in scores.items()}
 
 
 def _score(score: Derived) -> dict[str, Any]:

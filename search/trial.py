@@ -163,8 +163,8 @@ class TrialContext:
                     f"`constraints` must be on what the study measures ({known}); found {condition.metric!r}."
                 )
 
-        def worst(name: str, control: Derived) -> float:
-            return objectives[name].worst(control.value)
+        def worst(name: str, control: float) -> float:
+            return objectives[name].worst(control)
 
         inputs = {**self.task.fingerprint(), **cost_inputs(self.folder.path, self.study)}
         read = {} if split is None else {name: objective.inputs(split) for name, objective in objectives.items()}

@@ -26,6 +26,7 @@ from forgefront.search.events import StudyStarted, TrialFinished
 from forgefront.search.problem import Problem
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.samplers.nsga2 import nsga2
+from forgefront.search.stopping import StopRules
 from forgefront.search.tensorboard import write_trial
 
 METRICS = {"accuracy": "maximize", "mce": "minimize", "compression_ratio": "maximize", "latency": "minimize"}
@@ -141,7 +142,7 @@ def measure(folder: Path, trials: int, variables: int) -> tuple[list[float], lis
     engine = SerialEngine(run.path)
     engine.runner = InstantRunner(run)
     problem = Problem("overhead", METRICS, space, derive, lambda name, control: 1000.0 if name != "accuracy" else -1.0)
-    Coordinator(run, problem, engine, nsga2(space, 0, population=POPULATION), trials=trials).run(on_event)
+    Coordinator(run, problem, engine, nsga2(space, 0, population=POPULATION), rules=StopRules(trials)).run(on_event)
     return ours, untouched, logs
 
 

@@ -55,8 +55,8 @@ def derive(raw: dict, control: dict) -> dict[str, Value]:
     }
 
 
-def worst(name: str, control: Value) -> float:
-    return {"accuracy": 0.0, "macs": control.value}[name]
+def worst(name: str, control: float) -> float:
+    return {"accuracy": 0.0, "macs": control}[name]
 
 
 def problem(**changes) -> Problem:
@@ -130,14 +130,16 @@ def coordinator(path, *, trials: int, workers: int = 1, sampler=None, runner: st
     from forgefront.search.engines.processes import ProcessEngine
     from forgefront.search.engines.serial import SerialEngine
     from forgefront.search.samplers.nsga2 import nsga2
+    from forgefront.search.stopping import StopRules
 
     folder = RunFolder.create(path, "")
     engine = SerialEngine(folder.path, runner=runner)
     if workers > 1 or changes.pop("processes", False):
         engine = ProcessEngine(folder.path, workers, runner=runner)
-    options = {name: changes.pop(name) for name in ("timeout", "url", "prepare") if name in changes}
+    options = {name: changes.pop(name) for name in ("url", "prepare") if name in changes}
+    limits = {name: changes.pop(name) for name in ("timeout", "device_hours", "stagnation") if name in changes}
     sampler = sampler or nsga2(SPACE, SEED, population=6)
-    return Coordinator(folder, problem(**changes), engine, sampler, trials=trials, **options)
+    return Coordinator(folder, problem(**changes), engine, sampler, rules=StopRules(trials, **limits), **options)
 
 
 def main() -> None:

@@ -74,7 +74,7 @@ def test_piped_output_is_plain_lines(capsys: pytest.CaptureFixture[str], tmp_pat
         show(TrialProgress(1, 1, 2, 10, 20, 0.7))
         show(finished(1, front=(0, 1)))
         show(finished(2, state="failed"))
-        show(StudyFinished(4, 1, 3, (0, 1), 0.5))
+        show(StudyFinished(4, 4, 1, 3, (0, 1), 0.5))
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert captured.out == ""
@@ -83,7 +83,7 @@ def test_piped_output_is_plain_lines(capsys: pytest.CaptureFixture[str], tmp_pat
     assert "torch: 2.14 -> 2.15" in lines[3]
     assert lines[4] == "note: it fits badly"
     assert lines[5].startswith("trial 1 (search) *: accuracy 0.9 in 10 s")
-    assert lines[6] == "trial 2 (search) failed: the loss became nan"
+    assert lines[6].startswith("trial 2 (search) failed: the loss became nan [")
     assert lines[7].startswith("done: 4 of 4 trials, 1 failed, 2 on the front")
     assert len(lines) == 8
 
