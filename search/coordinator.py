@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["ControlFailedError", "Coordinator", "Interrupted", "coordinator_for"]
 
 POLL_SECONDS = 0.5
+# no room, over a quota, mounted read-only, a failing disk
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
@@ -108,8 +112,21 @@ class Coordinator:
                     database.engine.dispose()
             except KeyboardInterrupt:
                 raise Interrupted("what had finished is stored, and what was running will rerun.") from None
+            except (OSError, StorageInternalError) as error:
+                raise self._unwritable(error) from error
         on_event(finished)
         return finished
+
+    def _unwritable(self, error: Exception) -> Exception:
+        """A full or failing disk, or a server that has gone, in one line; anything else as it is."""
+        cause = error.__cause__ or error
+        if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
+            return error
+        reason = " ".join(str(cause).split("\n", 1)[0].split())
+        return RunError(
+            f"{self._folder.path} and its database must be writable while a study runs; found that they are not "
+            f"({reason}). What had finished is stored: mend it, then resume."
+        )
 
     def _prepared(self, on_event: Callable[[Event], None]) -> Problem:
         """The problem, with what is only known under the lock."""
@@ -150,10 +167,10 @@ class Coordinator:
             self._check_stop()
             # the control runs alone: what follows is scored against it
             while len(flying) < self._engine.workers and CONTROL not in flying:
-                stored = self._stored(adopted[0]) if adopted else None
                 trial = adopted.pop(0) if adopted else self._next(record, start)
                 if trial is None:
                     break
+                stored = self._stored(trial)
                 if stored is not None:
                     self._tell(record, stored, on_event)
                     told += 1
@@ -192,7 +209,7 @@ class Coordinator:
         return None
 
     def _stored(self, trial: FrozenTrial) -> TrialOutcome | None:
-        """What a dead run finished but did not tell."""
+        """What a dead run finished but did not tell, or told to a database that has lost it since."""
         result = self._folder.result(trial.number)
         if result is None or result.get("params") != dict(trial.params):
             return None

@@ -3,59 +3,56 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 
 from ..studies.errors import LockHeldError, RunError
+from .holder import Holder
 from .run_folder import write_json
+from .server_lock import server_lock
 
-__all__ = ["Holder", "coordinator_lock", "current_holder"]
+__all__ = ["Held", "Holder", "coordinator_lock", "current_holder"]
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Who holds a study."""
+class Held:
+    """A lock that this process holds.
 
-    pid: int
-    host: str
-    since: str
+    Args:
+        holder: What others are told.
+        renew: Makes sure that the server still knows of it, after a connection to it was lost; raises LockHeldError
+            when someone else has taken it meanwhile.
+    """
 
-    @classmethod
-    def myself(cls) -> Holder:
-        """This process, now."""
-        return cls(os.getpid(), socket.gethostname(), datetime.now().astimezone().isoformat(timespec="seconds"))
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.since}"
+    holder: Holder
+    renew: Callable[[], None] = lambda: None
 
 
 @contextmanager
-def coordinator_lock(path: Path, url: str | None = None, *, name: str = "") -> Iterator[Holder]:
+def coordinator_lock(path: Path, url: str | None = None, *, name: str = "") -> Iterator[Held]:
     """Hold a run for as long as the block lasts; the operating system frees it if the process is killed.
 
     Args:
         path: The lock file; its holder is written beside it, as ``<path>.json``.
-        url: Storage URL; on a PostgreSQL or MySQL server the study is also locked there, against other machines.
+        url: Storage URL; on a PostgreSQL or MySQL server the study is also locked there, against other machines and,
+            on PostgreSQL, against independent workers.
         name: The study's name on that server.
 
     Raises:
-        LockHeldError: Another coordinator holds the run; the message names it.
+        LockHeldError: Another coordinator or a worker holds the run; the message names it.
         RunError: The folder cannot be written or the server does not answer.
     """
     with ExitStack() as stack:
-        holder = Holder.myself()
+        holder, renew = Holder.myself(), Held.renew
         stack.enter_context(_file_lock(path, holder))
         if url is not None and not url.startswith("sqlite"):
-            stack.enter_context(_server_lock(url, name, holder))
+            server = stack.enter_context(server_lock(url, name, holder))
+            renew = server.renew
         elif url is not None and (database := _elsewhere(url, path)) is not None:
             stack.enter_context(_file_lock(database.with_name(database.name + ".lock"), holder))
-        yield holder
+        yield Held(holder, renew)
 
 
 def _elsewhere(url: str, lock: Path) -> Path | None:
@@ -92,52 +89,18 @@ def _file_lock(path: Path, holder: Holder) -> Iterator[None]:
     lock = FileLock(path, timeout=1.0, is_singleton=False)
     try:
         lock.acquire()
+        write_json(_holder_file(path), asdict(holder))
     except Timeout:
         other = _written_holder(path) or "another process"
         raise LockHeldError(f"`run` must not be in use; found {path.parent} held by {other}.") from None
     except OSError as error:
+        lock.release()
         raise RunError(f"`run` must be a folder that can be written; found {path.parent} ({error}).") from error
     try:
-        write_json(_holder_file(path), asdict(holder))
         yield
     finally:
         _holder_file(path).unlink(missing_ok=True)
         lock.release()
-
-
-@contextmanager
-def _server_lock(url: str, name: str, holder: Holder) -> Iterator[None]:
-    """A lock that belongs to a connection of its own, which the server drops when this process dies."""
-    import sqlalchemy
-    from sqlalchemy.exc import SQLAlchemyError
-    from sqlalchemy.pool import NullPool
-
-    key = zlib.crc32(f"forgefront:{name}".encode())
-    try:
-        engine = sqlalchemy.create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-        connection = engine.connect()
-    except (SQLAlchemyError, ImportError) as error:
-        reason = str(error).split("\n", 1)[0]
-        raise RunError(f"`storage.url` must name a server that answers; found one that does not ({reason}).") from error
-    with connection:
-        if engine.name == "postgresql":
-            me = f"forgefront {holder.pid}@{holder.host}"[:63]
-            connection.execute(sqlalchemy.text("SELECT set_config('application_name', :me, false)"), {"me": me})
-            held = sqlalchemy.text("SELECT pg_try_advisory_lock(:key)")
-            other = sqlalchemy.text(
-                "SELECT a.application_name || ' since ' || date_trunc('second', a.backend_start) "
-                "FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
-                "WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND l.classid = 0 AND l.objid = :key"
-            )
-        elif engine.name in ("mysql", "mariadb"):
-            held = sqlalchemy.text("SELECT GET_LOCK(CONCAT('forgefront:', :key), 0)")
-            other = sqlalchemy.text("SELECT CONCAT('connection ', IS_USED_LOCK(CONCAT('forgefront:', :key)))")
-        else:
-            raise RunError(f"`storage.url` must be sqlite, postgresql or mysql, which can lock; found {engine.name}.")
-        if not connection.execute(held, {"key": key}).scalar():
-            found = connection.execute(other, {"key": key}).scalar() or "another coordinator"
-            raise LockHeldError(f"`storage.url` must hold a study that is not in use; found {name!r} held by {found}.")
-        yield
 
 
 def _holder_file(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from optuna.storages import RDBStorage
 
 from ..studies.errors import RunError
 
-__all__ = ["open_storage", "sqlite_url"]
+__all__ = ["open_storage", "sqlite_url", "with_driver"]
 
 BUSY_SECONDS = 60
 SQLITE_HEADER = b"SQLite format 3\x00"
@@ -20,6 +21,15 @@ def sqlite_url(database: Path) -> str:
     """The storage URL of a SQLite file."""
     # Optuna fills `{SCHEMA_VERSION}` into URLs, so a brace in a folder's name must be doubled
     return "sqlite:///" + str(database.absolute()).replace("{", "{{").replace("}", "}}")
+
+
+def with_driver(url: str) -> str:
+    """`url` with psycopg 3 as its driver where it names PostgreSQL without one and psycopg 2 is not installed."""
+    name, separator, rest = url.partition("://")
+    if name not in ("postgresql", "postgres") or not separator:
+        return url
+    driver = "" if find_spec("psycopg2") is not None or find_spec("psycopg") is None else "+psycopg"
+    return f"postgresql{driver}://{rest}"
 
 
 def open_storage(url: str, *, create: bool = False) -> RDBStorage:
@@ -36,6 +46,7 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+    url = with_driver(url)
     try:
         address = make_url(url.replace("{{", "{").replace("}}", "}"))
     except (ArgumentError, ValueError):
@@ -47,6 +58,9 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
             _check_sqlite_file(Path(address.database), create)
             shown = address.database
         engine_options = {"connect_args": {"timeout": BUSY_SECONDS}, "pool_events": [(_prepare_sqlite, "connect")]}
+    else:
+        # a connection that the server has dropped meanwhile is replaced before it is used
+        engine_options = {"pool_pre_ping": True}
     try:
         return RDBStorage(url, engine_kwargs=engine_options)
     except ImportError as error:
@@ -60,7 +74,7 @@ def open_storage(url: str, *, create: bool = False) -> RDBStorage:
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_SECONDS * 1000}"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY_SECONDS * 1000}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -87,6 +101,10 @@ def _check_sqlite_file(database: Path, create: bool) -> None:
     try:
         verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.OperationalError as error:
+        # reading needs a little room too, for the shared memory of the write-ahead log
+        rule = f"{database} must be on a disk that can be read and written"
+        raise RunError(f"{rule}; found that it is not ({error}). Is it full? What is stored there is safe.") from error
     except sqlite3.DatabaseError as error:
         raise RunError(f"{database} must be an intact SQLite database; found a damaged one ({error}).") from error
     finally:

@@ -134,7 +134,8 @@ def coordinator(path, *, trials: int, workers: int = 1, sampler=None, runner: st
 
     folder = RunFolder.create(path, "")
     engine = SerialEngine(folder.path, runner=runner)
-    if workers > 1 or changes.pop("processes", False):
+    processes = changes.pop("processes", False)
+    if workers > 1 or processes:
         engine = ProcessEngine(folder.path, workers, runner=runner)
     options = {name: changes.pop(name) for name in ("url", "prepare") if name in changes}
     limits = {name: changes.pop(name) for name in ("timeout", "device_hours", "stagnation") if name in changes}
