@@ -149,12 +149,19 @@ name = "worst_class_accuracy"
 # corruptions = ["fog", "snow"]  # option of mce; left out: the fifteen published ones
 
 [search]
-sampler = "nsga2"                # nsga2 | tpe | random; further keys here are its options
+sampler = "surrogate-nsga2"      # surrogate-nsga2 | nsga2 | nsga3 | pymoo-nsga2 | pymoo-nsga3 | pymoo-sms |
+#                                # pymoo-agemoea2 | nevergrad | tpe | gp | random; further keys here are its options
 seeds = 4                        # uniform compressions from weak to strong, tried before the sampler chooses
 trials = 16                      # the control, the seeds and what the search finds; techniques: left out, once each
-# timeout = 3600                 # seconds after which no further trial begins
+# timeout = 3600                 # seconds after which no further trial begins, this time
+# device_hours = 24.0            # hours of all trials together after which no further trial begins
+# stagnation = { trials = 30, tolerance = 0.01 }  # end when so many trials bring less than this share of hypervolume
+# trial_timeout = 1800           # seconds after which a trial that still runs is ended, and has failed
+# early_stopping = { rungs = [0.25, 0.5], keep = 0.5, warm_up = 8, images = 500 }  # stop trials that are behind
+# repeats = 1                    # trainings of a candidate that would be on the front; its scores are their means
 # workers = 1                    # trials at the same time
-# engine = "processes"           # serial | processes; left out: as workers ask
+# engine = "processes"           # serial | processes | ray; left out: as workers ask
+# engine_options = {}            # of ray: address, gpus and cpus of a trial
 
 [storage]
 # url = "sqlite:///study.db"     # any Optuna storage; left out: study.db in the run folder

@@ -34,6 +34,8 @@ def began_before(stored: dict[str, Any]) -> dict[str, Any]:
         del old["study"]["space"][key]
     for key in SINCE_SPARSITY:
         del old["study"]["space"]["sparsity"][key]
+    for key in ("device_hours", "stagnation", "engine_options", "trial_timeout", "early_stopping", "repeats"):
+        del old["study"]["search"][key]
     for objective in old["study"]["objectives"]:
         objective.pop("of", None)
     return old
@@ -55,6 +57,8 @@ def test_a_run_that_began_before_these_keys_goes_on() -> None:
         ('space.sparsity.scope="global"', 'space.sparsity.scope: "layer" -> "global"'),
         ('space.clusters_gradient="sum"', 'space.clusters_gradient: "mean" -> "sum"'),
         ("space.lloyd_iterations=0", "space.lloyd_iterations: 10 -> 0"),
+        ("search.repeats=2", "search.repeats: 1 -> 2"),
+        ("search.early_stopping.keep=0.3", "search.early_stopping.keep: nothing -> 0.3"),
         ('space.scales="learned"', 'space.scales: "range" -> "learned"'),
         ('objectives[2].of="packed"', 'objectives[2].of: "zipped" -> "packed"'),
     ],
@@ -119,3 +123,21 @@ def test_the_same_study_on_other_versions_warns() -> None:
     before["environment"]["versions"]["numpy"] = "1.0"
     (line,) = compare(before, now)
     assert line.startswith('environment.versions.numpy: "1.0" -> ')
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        "trials=90",
+        "timeout=60.0",
+        "device_hours=3.0",
+        "stagnation.trials=5",
+        "trial_timeout=9.0",
+        "workers=2",
+        'engine="ray"',
+        "engine_options.gpus=0.5",
+    ],
+)
+def test_what_only_changes_the_budget_is_accepted(budget: str) -> None:
+    assert compare(of(), of(f"search.{budget}")) == []
+    assert compare(began_before(of()), of(f"search.{budget}")) == []

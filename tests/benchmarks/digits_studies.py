@@ -1,0 +1,107 @@
+"""Samplers on real studies of the bundled digits: the hypervolume of 60 real trials, seed by seed.
+
+Every trial trains a small network while it is pruned, clustered and quantized, and is scored on accuracy, corruption
+error, compression ratio and MACs, all of which repeat exactly. Studies of one seed have the same control, the same
+uniform compressions to start from and the same reference point; samplers without a name of ours are Optuna's, untouched.
+What has run is kept in the folder, and a second call goes on.
+
+    python tests/benchmarks/digits_studies.py DIR [--samplers surrogate-nsga2 optuna-nsga2 …] [--seeds 5] [--trials 60]
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+
+from forgefront.search.coordinator import Coordinator
+from forgefront.search.engines.serial import SerialEngine
+from forgefront.search.hypervolume import hypervolume_history
+from forgefront.search.record import REFERENCE
+from forgefront.search.run import load_run
+from forgefront.search.run_folder import RunFolder
+from forgefront.search.stopping import StopRules
+from forgefront.search.trial import TrialContext
+from forgefront.studies.load import load_study, study_to_toml
+from forgefront.studies.registry import bind
+
+SAMPLERS = ("surrogate-nsga2", "optuna-nsga2", "optuna-tpe-multivariate")
+MARKS = (20, 30, 40, 50, 60)
+STUDY = (
+    "training.epochs=4",
+    "training.threads=1",
+    "task.data.train_images=1000",
+    'objectives=[{name="accuracy"}, {name="mce", severities=[3], images=150}, {name="compression_ratio"}, {name="macs"}]',
+    "metrics=[]",
+)
+SEEDS = 8
+
+
+def sampler_called(name: str, problem: Any, seed: int) -> BaseSampler:
+    """Untouched Optuna's where the name says so, otherwise the house's, told what it may know."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "optuna-nsga2":
+            return NSGAIISampler(seed=seed)
+        if name == "optuna-tpe-multivariate":
+            return TPESampler(seed=seed, multivariate=True, constant_liar=True)
+    sampler: BaseSampler = bind("sampler", name, {})(problem.distributions, seed)
+    if problem.knowledge is not None and hasattr(sampler, "inform"):
+        sampler.inform(problem.knowledge)
+    return sampler
+
+
+def trajectory(folder: Path, name: str, seed: int, trials: int) -> list[float]:
+    """Hypervolume after each complete trial of one study, run here as far as it has not been yet."""
+    path = folder / f"{name}-{seed}"
+    search = f'search={{sampler="random", seeds={SEEDS}, trials={trials}}}'
+    study = load_study("digits", overrides=[*STUDY, search, f"study.seed={seed}"])
+    run = RunFolder.create(path, study_to_toml(study))
+    context = TrialContext(path, 1, study)
+    problem = context.problem()
+    engine = SerialEngine(path)
+    engine.runner = context
+    Coordinator(run, problem, engine, sampler_called(name, problem, seed), rules=StopRules(trials)).run()
+    record = load_run(path)
+    assert record.record.user_attrs[REFERENCE]
+    return hypervolume_history(record.optuna_trials())
+
+
+def main() -> None:
+    """Run what is missing and print one row a sampler."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--samplers", nargs="+", default=SAMPLERS)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--trials", type=int, default=60)
+    given = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    found: dict[str, list[list[float]]] = {name: [] for name in given.samplers}
+    for seed in seeds:
+        for name in given.samplers:
+            found[name].append(trajectory(given.folder, name, seed, given.trials))
+            print(f"seed {seed}, {name}: {found[name][-1][-1]:.4f}", flush=True)
+    marks = [mark for mark in MARKS if mark <= given.trials]
+    print(f"{'hypervolume after':26s}" + "".join(f"{mark:>16d}" for mark in marks))
+    for name, runs in found.items():
+        # a failed trial has no value of its own
+        rows = [[run[min(mark, len(run)) - 1] for run in runs] for mark in marks]
+        cells = [f"{fmean(row):.4f} ± {stdev(row) / len(row) ** 0.5 if len(row) > 1 else 0.0:.4f}" for row in rows]
+        print(f"{name:26s}" + "".join(f"{cell:>16s}" for cell in cells))
+    first, *others = given.samplers
+    for other in others:
+        gains = [ours[-1] - theirs[-1] for ours, theirs in zip(found[first], found[other], strict=True)]
+        ahead = sum(gain > 0 for gain in gains)
+        print(f"{first} is ahead of {other} with {ahead} of {len(gains)} seeds, by {fmean(gains):+.4f} on average")
+
+
+if __name__ == "__main__":
+    main()
