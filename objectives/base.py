@@ -24,6 +24,9 @@ from ..trainers.tasks.base import EvaluationSet, SplitName, Task
 
 if TYPE_CHECKING:
     from ..compression.targets.base import Artefact, Target
+    from ..spaces.forecast import Forecast
+    from ..spaces.plan import TrialPlan
+    from .forecast_facts import PlanFacts
 
 __all__ = ["Direction", "Judged", "Objective", "Score", "Subject", "binomial_error", "judge"]
 
@@ -169,6 +172,18 @@ class Objective(ABC):
     @abstractmethod
     def worst(self, control_value: float) -> float:
         """A fixed value as bad as any that matters: this objective's part of the hypervolume's reference."""
+
+    def forecast(self, plan: TrialPlan, facts: PlanFacts) -> Forecast | None:
+        """What a plan tells of this number before anything is trained, in milliseconds; None where it tells nothing.
+
+        Samplers choose among many plans by it, and a plan that breaks a constraint for certain is never trained. The
+        control's is that of the empty plan.
+
+        Args:
+            plan: What a trial would carry out.
+            facts: What is known of the model.
+        """
+        return None
 
 
 def binomial_error(share: float, count: int) -> float:

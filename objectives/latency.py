@@ -6,7 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from ..spaces.forecast import Forecast
+from ..spaces.plan import TrialPlan
 from .base import Direction, Objective, Score, Subject
+from .forecast_facts import PlanFacts
+from .forecast_latency import latency_ratio
 
 __all__ = ["Latency"]
 
@@ -57,3 +61,9 @@ class Latency(Objective):
     def worst(self, control_value: float) -> float:
         """Half as slow again as the control."""
         return 1.5 * control_value
+
+    def forecast(self, plan: TrialPlan, facts: PlanFacts) -> Forecast:
+        """An estimate of the ratio, from the run's cost table where it has one of this target, else from operations."""
+        target = self.target or (facts.targets[0] if facts.targets else "")
+        ratio = latency_ratio(plan, facts, target)
+        return Forecast(ratio, details={"speedup": Forecast(1.0 / ratio)})

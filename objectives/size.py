@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-
 from ..compression.packing import packed_sizes
+from ..spaces.forecast import Forecast
+from ..spaces.plan import TrialPlan
 from ..studies.errors import InputError, RunError
 from .base import Direction, Objective, Score, Subject
+from .forecast_facts import PlanFacts
+from .forecast_size import sizes
+from .macs_count import count_macs
 
 __all__ = ["CompressionRatio", "MACs", "count_macs"]
 
@@ -65,12 +67,30 @@ class CompressionRatio(Objective):
         if value is None:
             raise RunError(f"`of` must be zipped for trials stored without {self.of} bytes; found {self.of}.")
         details = {"zipped_ratio": zipped, "unzipped_ratio": plain, "packed_ratio": packed, "shannon_ratio": shannon}
-        sizes = {key: raw.get(key) for key in ("zipped_bytes", "packed_bytes", "shannon_bytes")}
-        return Score(value, None, {**details, **sizes})
+        stored = {key: raw.get(key) for key in ("zipped_bytes", "packed_bytes", "shannon_bytes")}
+        return Score(value, None, {**details, **stored})
 
     def worst(self, control_value: float) -> float:
         """0."""
         return 0.0
+
+    def forecast(self, plan: TrialPlan, facts: PlanFacts) -> Forecast:
+        """An estimate, as training decides which weights there will be; details hold the fixed-length ratio too.
+
+        Trials of the shipped studies were off it by 4 % in the mean where packed, by 7 % where zipped.
+        """
+        own, dense = sizes(plan, facts), facts.of_dense(sizes)
+        zipped, packed, fixed = (
+            getattr(dense, kind) / getattr(own, kind) for kind in ("zipped", "packed", "fixed_length")
+        )
+        details = {
+            "zipped_ratio": Forecast(zipped),
+            "packed_ratio": Forecast(packed),
+            "fixed_length_ratio": Forecast(fixed),
+            "zipped_bytes": Forecast(own.zipped),
+            "packed_bytes": Forecast(own.packed),
+        }
+        return Forecast(zipped if self.of == "zipped" else packed, details=details)
 
 
 def _ratio(raw: Mapping[str, Any], control_raw: Mapping[str, Any], key: str) -> float | None:
@@ -100,28 +120,13 @@ class MACs(Objective):
         """A tenth above the control's."""
         return 1.1 * control_value
 
-
-def count_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates of one forward pass of `example` (1, C, H, W), counted module by module."""
-    total = 0
-
-    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        if isinstance(module, nn.Linear):
-            total += output.numel() * module.in_features
-        elif isinstance(module, nn.modules.conv._ConvNd):
-            # a transposed convolution spreads every input value over its kernel, a plain one gathers for every output
-            values = inputs[0].numel() if module.transposed else output.numel()
-            total += values * module.weight[0].numel()
-
-    kinds = (nn.Linear, nn.modules.conv._ConvNd)
-    handles = [module.register_forward_hook(count) for module in model.modules() if isinstance(module, kinds)]
-    training = model.training
-    try:
-        with torch.inference_mode():
-            model.eval()(example)
-    finally:
-        model.train(training)
-        for handle in handles:
-            handle.remove()
-    return total
+    def forecast(self, plan: TrialPlan, facts: PlanFacts) -> Forecast:
+        """The count itself, exact unless training decides how many channels go (learned masks, global sparsity)."""
+        counts = facts.counts(plan)
+        total, dense = (
+            float(round(facts.channels.macs_left(each).sum())) + facts.other_macs for each in (counts, facts.dense)
+        )
+        # what no plan names may still lose inputs
+        exact = counts.exact and (not facts.other_macs or total == dense)
+        share = Forecast(total / max(dense, 1.0), exact)
+        return Forecast(total, exact, {"fraction_of_control": share})

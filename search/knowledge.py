@@ -6,22 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..spaces.forecast import Forecast
 from ..studies.conditions import Condition
 
 __all__ = ["Forecast", "Knowledge", "VariablePlace"]
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """A metric as its plan tells it, in the metric's own unit and direction.
-
-    Args:
-        value: The value.
-        exact: It will be measured just so; otherwise it is an estimate.
-    """
-
-    value: float
-    exact: bool = False
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,10 @@ class SearchSpace:
         groups = group_layers(self.layers, space.granularity)
         self._group = {layer.name: group for group, members in groups.items() for layer in members}
         self._pruning = PruningChoice(space.sparsity, self.layers, self._group, self.excluded)
+        # samplers decode thousands of proposals, and these never change
+        self._drivers = {layer.name: self._names(layer) for layer in self.layers}
         self.variables: dict[str, Variable] = self._variables(tuple(groups))
+        self._varying = frozenset(name for name, variable in self.variables.items() if variable.varies)
 
     @property
     def structures(self) -> tuple[str, ...]:
@@ -109,18 +112,23 @@ class SearchSpace:
             raise ValueError(f"`level` must be in [0, 1]; found {level!r}.")
         return {name: variable.at(level) for name, variable in self.variables.items() if variable.varies}
 
+    def driven(self) -> dict[str, tuple[LayerInfo, ...]]:
+        """The layers that each variable acts on, by its name; variables of the whole network or recipe are left out."""
+        found: dict[str, list[LayerInfo]] = {}
+        for layer in self.layers:
+            for name in dict.fromkeys(self._drivers[layer.name].values()):
+                found.setdefault(name, []).append(layer)
+        return {name: tuple(members) for name, members in found.items()}
+
     def describe(self) -> list[dict[str, Any]]:
         """One row a variable: its name, kind, values, and the number of layers that it drives."""
-        driven: dict[str, int] = {}
-        for layer in self.layers:
-            for name in set(self._names(layer).values()):
-                driven[name] = driven.get(name, 0) + 1
+        driven = self.driven()
         return [
             {
                 "variable": name,
                 "kind": variable.kind if variable.varies else "fixed",
                 "values": variable.text() + self._remark(name),
-                "layers": driven.get(name, len(self.layers)),
+                "layers": len(driven.get(name, self.layers)),
             }
             for name, variable in self.variables.items()
         ]
@@ -139,7 +147,7 @@ class SearchSpace:
         found |= self._pruning.network_variables()
         driven: dict[str, list[LayerInfo]] = {}
         for layer in self.layers:
-            for name in self._names(layer).values():
+            for name in self._drivers[layer.name].values():
                 driven.setdefault(name, []).append(layer)
         names = [f"{kind}/{group}" for kind in _PER_GROUP for group in dict.fromkeys([*groups, NETWORK])]
         found |= {name: self._group_variable(name, driven[name]) for name in names if name in driven}
@@ -192,20 +200,19 @@ class SearchSpace:
         return names
 
     def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        known = self.distributions
         for fault, names in (
-            ("lacks", known.keys() - params.keys()),
-            ("has the unknown", params.keys() - known.keys()),
+            ("lacks", self._varying - params.keys()),
+            ("has the unknown", params.keys() - self._varying),
         ):
             if names:
                 raise ValueError(f"`params` {fault} {', '.join(sorted(names))}.")
         return {
-            name: variable.value(name, params[name]) if variable.varies else variable.only()
+            name: variable.value(name, params[name]) if name in self._varying else variable.only()
             for name, variable in self.variables.items()
         }
 
     def _layer_plan(self, layer: LayerInfo, values: Mapping[str, Any]) -> LayerPlan:
-        names = self._names(layer)
+        names = self._drivers[layer.name]
         clusters = values.get(names.get("clusters", ""), "none")
         weight_bits = values.get(names.get("weight_bits", ""), FLOAT_BITS)
         activation_bits = values.get(names.get("activation_bits", ""), FLOAT_BITS)

@@ -27,7 +27,7 @@ from torch import nn
 from forgefront.compression.attach import attach
 from forgefront.compression.bake import bake
 from forgefront.compression.targets.base import Artefact
-from forgefront.compression.targets.device_lock import device_lock
+from forgefront.compression.targets.exclusive import alone
 from forgefront.compression.targets.onnxruntime_cpu import OnnxRuntimeCPU, open_session
 from forgefront.compression.targets.timing import Timed, wall_clock
 from forgefront.spaces.layers import LayerInfo, inspect_layers
@@ -103,7 +103,7 @@ def measure(artefacts: dict[str, Artefact], *, rounds: int, threads: int) -> dic
         repeats[name] = max(1, round(SECONDS / model(5)))
     samples: dict[str, list[float]] = {name: [] for name in models}
     generator, names = Seed(0).child("order").numpy(), list(models)
-    with device_lock("cpu"):
+    with alone("cpu"):
         for _ in range(rounds):
             for index in generator.permutation(len(names)):
                 name = names[index]
