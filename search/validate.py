@@ -7,8 +7,7 @@ the command, a second call measures only what is missing.
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from ..objectives.base import Objective
-from ..objectives.score import derive_all
-from ..studies.errors import RunError
+from ..studies.errors import InputError, RunError
+from ..studies.faults import Fault
 from .lock import coordinator_lock
-from .score_columns import audit_columns, audit_text, score_columns
 from .tables import as_data, render
 from .trial import TrialContext
 from .validation.bench import Bench
-from .validation.entries import EntryModel, entries_of
+from .validation.comparison import comparison, with_pairs
+from .validation.entries import Entry, EntryModel, entries_of
 from .validation.plots import draw_all
 from .validation.progress import Costs, Progress, open_progress
 from .validation.protocol import Protocol, protocol_of
 from .validation.report import report
-from .validation.results import Measurements, attack_numbers, class_numbers, corruption_numbers, curve_numbers
+from .validation.results import Measurements
+from .validation.rows import flat, rows_of
 from .validation.steps import Step, in_order, steps_of
 from .validation.store import writing
 
@@ -47,10 +46,11 @@ class Validation:
         name: The study's.
         protocol: What was measured.
         images: On how many test images.
-        rows: One for each subject, the control first: `number`, `role`, the columns of its scores as in `Run.trials`,
-            ``audit``, and ``corruptions``, ``attack``, ``audit_report``, ``curve``, ``classes``, JSON values.
+        rows: One for each subject, the control first, as `rows.rows_of` makes them; of several trainings a trial's has
+            ``told_apart`` and ``alike`` too, see `comparison.with_pairs`.
         titles: What tables and pictures call each row.
         metrics: Objectives and metrics of the study, in the order to show.
+        trainings: How many of each subject, whose means the numbers are.
     """
 
     name: str
@@ -59,11 +59,12 @@ class Validation:
     rows: list[dict[str, Any]]
     titles: list[str]
     metrics: list[str]
+    trainings: int = 1
 
     @property
     def frame(self) -> pd.DataFrame:
         """One row for each subject; nested numbers are columns such as ``corruptions_errors_fog_3``."""
-        return pd.DataFrame([_flat(row) for row in self.rows])
+        return pd.DataFrame([flat(row) for row in self.rows])
 
     def text(self, form: str) -> str:
         """All of it as ``"csv"`` (one row a subject) or ``"json"``, or what a person compares as ``"table"``."""
@@ -71,8 +72,10 @@ class Validation:
             return json.dumps(self.rows, indent=2, ensure_ascii=False)
         if form == "csv":
             return as_data(self.frame, form)
-        scores = f"the study's objectives on {self.images} test images\n{render(self.frame, self.metrics, form)}"
-        return "\n\n".join([scores, *report(self.protocol, self.images, self.rows, self.titles)])
+        means = f", means of {self.trainings} trainings" if self.trainings > 1 else ""
+        scores = f"the study's objectives on {self.images} test images{means}\n{render(self.frame, self.metrics, form)}"
+        compared = comparison(self.metrics, self.rows, self.titles) if self.trainings > 1 else ()
+        return "\n\n".join([scores, *compared, *report(self.protocol, self.images, self.rows, self.titles)])
 
     def draw(self, folder: Path) -> list[Path]:
         """Write the pictures as PNG files into `folder`, made if absent; see `plots.draw_all`."""
@@ -84,6 +87,7 @@ def validate(
     numbers: Sequence[int] | None,
     *,
     protocol: Protocol | None = None,
+    repeats: int = 1,
     say: Callable[[str], None],
 ) -> Validation:
     """Score trials on the test split.
@@ -92,6 +96,8 @@ def validate(
         run: The run.
         numbers: Complete trials; None takes the front.
         protocol: What to measure; None takes the published one with the study's own radius.
+        repeats: How many trainings of each to measure: its own, and the others under seeds of their own, as the study's
+            ``search.repeats`` has them. They are kept below ``validation/<subject>/repeats`` and trained once.
         say: Called with what a person should know before it begins; progress goes to stderr.
 
     Returns:
@@ -100,10 +106,14 @@ def validate(
         part of the steps, has the control of its recipe at the full budget.
 
     Raises:
+        InputError: `repeats` is less than 1.
         RunError: There is no such complete trial, or the run's folder cannot be written.
+        TrialError: A training failed.
         LockHeldError: Another process validates this run.
         KeyboardInterrupt: Ctrl-C; every step that had ended is kept.
     """
+    if repeats < 1:
+        raise InputError(Fault(("--repeats",), "at least 1", repeats, "1").line(None))
     protocol = protocol or protocol_of(run.study)
     chosen = list(dict.fromkeys(run.front()["number"].tolist() if numbers is None else numbers))
     entries = entries_of(run, chosen)
@@ -116,17 +126,37 @@ def validate(
         # what is not installed shows before anything is measured
         _ = bench.attack
     folder = run.folder.path / "validation"
-    models = [EntryModel(context, entry, folder / entry.key) for entry in entries]
+    models = [
+        EntryModel(context, entry, folder / entry.key, training) for training in range(repeats) for entry in entries
+    ]
     with writing(folder):
         folder.mkdir(exist_ok=True)
     titles = [entry.title for entry in entries]
-    say(f"{', '.join(titles)} on {len(bench.images)} test images: {protocol.describe()}")
+    each = f", {repeats} trainings of each" if repeats > 1 else ""
+    say(f"{', '.join(titles)} on {len(bench.images)} test images{each}: {protocol.describe()}")
+    for line in _trained_before(run, entries) if repeats > 1 else ():
+        say(line)
     with coordinator_lock(folder / "lock"):
-        steps = {model.entry.key: list(steps_of(bench, model, models[0])) for model in models}
-        _take([step for own in steps.values() for step in own], say)
-        measured = [_collected(bench, model, steps[model.entry.key]) for model in models]
-    rows = [_row(bench, found, measured[0]) for found in measured]
-    return Validation(run.study.study.name, protocol, len(bench.images), rows, titles, run.metrics)
+        steps = [list(steps_of(bench, model, models[0])) for model in models]
+        _take([step for own in steps for step in own], say)
+        measured = [_collected(bench, model, own) for model, own in zip(models, steps, strict=True)]
+    rows = rows_of(bench, [measured[place :: len(entries)] for place in range(len(entries))])
+    if repeats > 1:
+        rows = with_pairs(rows, list(run.objectives))
+    return Validation(run.study.study.name, protocol, len(bench.images), rows, titles, run.metrics, repeats)
+
+
+def _trained_before(run: Run, entries: Sequence[Entry]) -> list[str]:
+    """What to say of trials that the search itself trained more than once."""
+    lines = []
+    for entry in entries:
+        trained = len(run.complete(entry.number).user_attrs.get("repeats") or ())
+        if trained > 1 and entry.role != "recipe control":
+            lines.append(
+                f"the search trained {entry.title} {trained} times and scored that on the validation split, "
+                "which does not count here; they are trained again, for only the first was kept"
+            )
+    return lines
 
 
 def _take(steps: Sequence[Step], say: Callable[[str], None]) -> None:
@@ -173,46 +203,3 @@ def _collected(bench: Bench, model: EntryModel, steps: Sequence[Step]) -> Measur
     for name, objective in bench.derived.items():
         found.raws[name] = found.raw_corruptions(objective.corruptions, objective.severities)
     return found
-
-
-def _row(bench: Bench, own: Measurements, control: Measurements) -> dict[str, Any]:
-    entry = own.entry
-    row: dict[str, Any] = {"number": entry.number, "role": entry.role, "state": "complete", "seconds": None}
-    if entry.technique is not None:
-        row["technique"] = entry.technique
-    objectives: list[Objective] = [objective for _, _, objective in bench.objectives]
-    scores = derive_all(objectives, own.raws, control.raws)
-    found = {name: score.to_dict() for name, score in scores.items()}
-    for name, score in found.items():
-        row |= {**score_columns(name, score), **audit_columns(name, score)}
-    if own.audit:
-        found = {"": {"details": {**own.audit, "failed_checks": len(own.audit["failed"])}}}
-    row["audit"] = audit_text(found)
-    nested = {
-        "corruptions": corruption_numbers(own, control),
-        "attack": attack_numbers(own, control),
-        "audit_report": own.audit,
-        "curve": curve_numbers(own),
-        "classes": class_numbers(own, control, tuple(map(str, bench.context.task.class_names))),
-    }
-    plain: dict[str, Any] = _plain(row | {key: value for key, value in nested.items() if value})
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    """JSON values, with None for a number that JSON has no word for."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _flat(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, Mapping):
-            columns |= _flat(value, f"{prefix}{key}_")
-        else:
-            columns[f"{prefix}{key}"] = value
-    return columns

@@ -9,7 +9,8 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from .seeded import Params, SeededSampler
+from .configurations import Params
+from .seeded import SeededSampler
 
 __all__ = ["SeededRandomSampler", "random"]
 

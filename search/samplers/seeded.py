@@ -6,25 +6,25 @@ so that a resumed study asks for what the uninterrupted one would have asked.
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from ...studies.seeds import Seed, trial_seed
 from ..knowledge import Knowledge
+from .configurations import Configurations, Params, Taken, grid_values
+from .feasibility import known_violation, mended
 
-__all__ = ["Configurations", "SeededSampler", "grid_values"]
+__all__ = ["Configurations", "Params", "SeededSampler", "grid_values", "words"]
 
-ENUMERABLE = 10_000
-
-Params = dict[str, Any]
+# forecasts that an ask may cost before a hopeless proposal is mended rather than drawn again
+REJECTIONS = 32
+PATTERNS = 8
 
 
 class SeededSampler(BaseSampler):
@@ -38,15 +38,20 @@ class SeededSampler(BaseSampler):
     _declared: Mapping[str, BaseDistribution]
     _study_seed: int
     _knowledge: Knowledge | None = None
+    _fixed: Params
+    _taken: Taken | None = None
     _retries = 100
 
     def _declare(self, space: Mapping[str, BaseDistribution], seed: int) -> None:
         self._declared = dict(space)
         self._study_seed = seed
+        self._fixed = {name: (grid_values(one) or [None])[0] for name, one in space.items() if one.single()}
 
     def inform(self, knowledge: Knowledge) -> None:
         """Tell what is known of the search besides its trials; called once, before the first of them."""
-        self._knowledge = knowledge
+        # a forecast decodes the whole space, of which variables of a single value are not sampled
+        whole, forecast = self._fixed, knowledge.forecast
+        self._knowledge = dataclasses.replace(knowledge, forecast=lambda params: forecast({**whole, **params}))
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The declared space, from the first trial on, without variables of a single value."""
@@ -59,12 +64,21 @@ class SeededSampler(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Seed every generator for this trial."""
-        seed = trial_seed(self._study_seed, trial.number).child("sampler")
+        self._seed_draws(trial)
+        super().before_trial(study, trial)
+
+    def _seed_draws(self, trial: FrozenTrial) -> None:
+        seed = self._seed(trial)
         for owner, purpose in ((self, "relative"), (getattr(self, "_random_sampler", None), "independent")):
             state = getattr(owner, "_rng", None)
             if state is not None:
-                state.rng.seed(_words(seed.child(purpose)))
-        super().before_trial(study, trial)
+                state.rng.seed(words(seed.child(purpose)))
+
+    def _seed(self, trial: FrozenTrial) -> Seed:
+        return trial_seed(self._study_seed, trial.number).child("sampler")
+
+    def _violation(self, params: Params) -> float:
+        return known_violation(self._knowledge, params)
 
     def _uniform(self, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> Params:
         sampler: BaseSampler = getattr(self, "_random_sampler", self)
@@ -77,66 +91,62 @@ class SeededSampler(BaseSampler):
         space: Mapping[str, BaseDistribution],
         propose: Callable[[], Params],
     ) -> Params:
-        """A proposal that no other trial holds, whatever its state; repeats only when the space is exhausted."""
+        """A proposal that no other trial holds, whatever its state, and that may be feasible for all that is known.
+
+        Repeats only when the space is exhausted. Where all proposals break a condition on what is known exactly, the
+        one that breaks it least takes over as few values of a feasible trial as mend it; it stays as it is where there
+        is no such trial.
+        """
         if not space:
             return {}
-        configurations = Configurations(space)
-        taken = {
-            configurations.key(other.params)
-            for other in study._get_trials(deepcopy=False, use_cache=True)
-            if other.number != trial.number and space.keys() <= other.params.keys()
-        }
-        params = propose()
+        if self._taken is None or self._taken.configurations.space != space:
+            self._taken = Taken(space)
+        key, is_taken = self._taken.configurations.key, self._taken.besides(study, trial)
+        hopeless: list[tuple[float, Params]] = []
+        params: Params = {}
         for attempt in range(2 * self._retries):
-            if configurations.key(params) not in taken:
-                return params
             # breeding among few parents may have nothing new to give
             params = propose() if attempt < self._retries else self._uniform(study, trial, space)
-        left = configurations.others(taken)
-        seed = trial_seed(self._study_seed, trial.number).child("sampler").child("left")
-        return left[int(seed.numpy().integers(len(left)))] if left else params
+            if is_taken(key(params)):
+                continue
+            violation = self._violation(params)
+            if violation <= 0.0:
+                return params
+            hopeless.append((violation, params))
+            if len(hopeless) == REJECTIONS:
+                break
+        if hopeless:
+            least = min(hopeless, key=lambda entry: entry[0])[1]
+            candidates = (new for new in self._mended(study, trial, least) if not is_taken(key(new)))
+            return next(candidates, least)
+        return self._left(trial, self._taken.configurations.others(is_taken)) or params
 
+    def _mended(self, study: Study, trial: FrozenTrial, params: Params) -> Iterator[Params]:
+        """`params`, mended after one trial or another that is not hopeless."""
+        assert self._taken is not None
+        complete = [
+            other
+            for other in study._get_trials(deepcopy=False, states=(TrialState.COMPLETE,), use_cache=True)
+            if self._taken.complete(other)
+        ]
+        feasible = [other for other in complete if all(value <= 0.0 for value in other.constraints.values())]
+        patterns = feasible or complete
+        generator = self._seed(trial).child("mended").numpy()
+        for index in generator.permutation(len(patterns))[:PATTERNS]:
+            pattern = {name: patterns[index].params[name] for name in params}
+            if self._violation(pattern) <= 0.0:
+                order = [str(name) for name in generator.permutation(list(params))]
+                yield mended(lambda mixed: self._violation(mixed) > 0.0, params, pattern, order)
 
-class Configurations:
-    """The points of a search space, told apart by what their values mean rather than by their last bits."""
-
-    def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
-        self.space = space
-
-    def key(self, params: Mapping[str, Any]) -> tuple[float, ...]:
-        """Equal for equal configurations, hashable."""
-        return tuple(_position(space, params[name]) for name, space in self.space.items())
-
-    def others(self, taken: set[tuple[float, ...]]) -> list[Params]:
-        """Every configuration not in `taken`; empty when there is none, or when they cannot be listed."""
-        grids = [grid_values(space) for space in self.space.values()]
-        if math.prod(len(grid) if grid is not None else ENUMERABLE + 1 for grid in grids) > ENUMERABLE:
-            return []
-        points = itertools.product(*(grid for grid in grids if grid is not None))
-        candidates = (dict(zip(self.space, point, strict=True)) for point in points)
-        return [params for params in candidates if self.key(params) not in taken]
-
-
-def grid_values(space: BaseDistribution) -> list[Any] | None:
-    """All values of a variable in order, None when it is continuous or has more than 10,000."""
-    if isinstance(space, CategoricalDistribution):
-        return list(space.choices)
-    if isinstance(space, IntDistribution):
-        values = range(space.low, space.high + 1, space.step)
-        return list(values) if len(values) <= ENUMERABLE else None
-    if isinstance(space, FloatDistribution) and space.step is not None:
-        count = int(_position(space, space.high)) + 1
-        if count > ENUMERABLE:
+    def _left(self, trial: FrozenTrial, left: list[Params]) -> Params | None:
+        """One of the configurations that are left, preferably one that may be feasible."""
+        if not left:
             return None
-        return [min(space.low + index * space.step, space.high) for index in range(count)]
-    return [space.low] if isinstance(space, FloatDistribution) and space.single() else None
+        order = self._seed(trial).child("left").numpy().permutation(len(left))
+        tried = [left[index] for index in order[:REJECTIONS]]
+        return min(tried, key=self._violation)
 
 
-def _position(space: BaseDistribution, value: Any) -> float:
-    if isinstance(space, FloatDistribution) and space.step is not None:
-        return float(round((value - space.low) / space.step))
-    return float(space.to_internal_repr(value))
-
-
-def _words(seed: Seed) -> np.ndarray:
+def words(seed: Seed) -> np.ndarray:
+    """(8,) unsigned integers to seed a NumPy `RandomState` with."""
     return np.random.SeedSequence(seed.entropy).generate_state(8, np.uint32)

@@ -11,7 +11,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 from pydantic import Field
 
-from .seeded import Params, SeededSampler
+from .configurations import Params
+from .seeded import SeededSampler
 
 __all__ = ["SeededTPESampler", "tpe"]
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...compression.candidate import DESCRIPTION, Candidate, load_candidate
 from ...compression.targets.base import Artefact
 from ...spaces.plan import Recipe, TrialPlan
-from ...studies.seeds import Seed
+from ...studies.errors import RunError, TrialError
+from ...studies.seeds import Seed, trial_seed
 from ..problem import CONTROL
 from ..run_folder import read_json, write_json
 from .store import writing
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Entry", "EntryModel", "entries_of"]
 
-MADE = "made.json"
+MADE, PLAN = "made.json", "plan"
 ATTEMPT = ".attempt-"
 
 
@@ -38,17 +40,22 @@ class Entry:
         key: Name of its folder.
         number: Of the trial, or of the first trial with the recipe of a recipe control.
         role: ``"control"``, ``"trial"`` or ``"recipe control"``.
-        recipe: How it was, or is to be, trained.
+        plan: How it was, or is to be, compressed and trained.
         technique: The trial's, where the study compares techniques.
-        cost: Seconds that a dense training takes, as far as is known.
+        cost: Seconds that a training takes, as far as is known: what the trial took, measured on the validation split.
     """
 
     key: str
     number: int
     role: str
-    recipe: Recipe
+    plan: TrialPlan
     technique: str | None = None
     cost: float | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it was, or is to be, trained."""
+        return self.plan.recipe
 
     @property
     def title(self) -> str:
@@ -66,18 +73,19 @@ def entries_of(run: Run, numbers: Sequence[int]) -> list[Entry]:
     """
     trials = {number: run.complete(number) for number in (CONTROL, *numbers)}
     plans = {number: TrialPlan.from_dict(trial.user_attrs["plan"]) for number, trial in trials.items()}
-    seconds = trials[CONTROL].user_attrs.get("seconds")
-    found = [Entry(f"trial-{CONTROL}", CONTROL, "control", plans[CONTROL].recipe)]
+    seconds = {number: trial.user_attrs.get("seconds") for number, trial in trials.items()}
+    found = [Entry(f"trial-{CONTROL}", CONTROL, "control", plans[CONTROL], cost=seconds[CONTROL])]
     recipes = {plans[CONTROL].recipe}
     for number in numbers:
         recipe = replace(plans[number].recipe, budget=1.0)
         if recipe not in recipes:
             recipes.add(recipe)
-            digest = hashlib.sha256(TrialPlan({}, recipe).to_json().encode()).hexdigest()[:12]
-            found.append(Entry(f"control-{digest}", number, "recipe control", recipe, cost=seconds))
+            dense = TrialPlan({}, recipe)
+            digest = hashlib.sha256(dense.to_json().encode()).hexdigest()[:12]
+            found.append(Entry(f"control-{digest}", number, "recipe control", dense, cost=seconds[CONTROL]))
         if number != CONTROL:
             technique = trials[number].params.get("technique")
-            found.append(Entry(f"trial-{number}", number, "trial", recipe, technique))
+            found.append(Entry(f"trial-{number}", number, "trial", plans[number], technique, seconds[number]))
     return found
 
 
@@ -87,17 +95,25 @@ class EntryModel:
     Args:
         context: The study's.
         entry: Which one.
-        folder: Where what is measured of it is kept, and a recipe control itself.
+        folder: Where what is measured of the entry is kept, and a recipe control itself.
+        training: Which of the entry's trainings, from 0. Those after the first are kept below ``repeats`` in `folder`.
 
     Attributes:
+        folder: Where what is measured of this training is kept, and its candidate if the run has none.
         measured: What the study's objectives take; None until the first does.
     """
 
-    def __init__(self, context: TrialContext, entry: Entry, folder: Path) -> None:
-        self.context, self.entry, self.folder = context, entry, folder
+    def __init__(self, context: TrialContext, entry: Entry, folder: Path, training: int = 0) -> None:
+        self.context, self.entry, self.training = context, entry, training
+        self.folder = folder / "repeats" / str(training) if training else folder
         self.measured: Measured | None = None
         self._candidate: Candidate | None = None
         self._identity: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Its entry's title, and which training it is where that is not the first."""
+        return self.entry.title + (f", training {self.training + 1}" if self.training else "")
 
     @property
     def home(self) -> Path:
@@ -107,12 +123,25 @@ class EntryModel:
     @property
     def must_be_made(self) -> bool:
         """Whether it is no trial of the run, but trained for the comparison."""
-        return self.entry.role == "recipe control"
+        return self.entry.role == "recipe control" or self.training > 0
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether it is the candidate that others are timed against."""
+        return self.entry.role == "control" and not self.training
+
+    @property
+    def seed(self) -> Seed:
+        """The root of all draws of a training that is made here."""
+        study = self.context.study.study.seed
+        recipe_control = self.entry.role == "recipe control"
+        root = Seed(study).child("recipe control") if recipe_control else trial_seed(study, self.entry.number)
+        return root.child("repeat").child(self.training) if self.training else root
 
     @property
     def identity(self) -> str | None:
         """A digest of its weights and plan; None while it is still to be made."""
-        if self._identity is None and not (self.must_be_made and not (self.home / MADE).exists()):
+        if self._identity is None and not (self.must_be_made and not self._is_made()):
             digest = hashlib.sha256()
             for file in sorted(self.home.glob("*")):
                 if file.suffix == ".safetensors" or file.name == DESCRIPTION:
@@ -144,22 +173,33 @@ class EntryModel:
             target.restore(found[target.name], self.candidate)
         return found
 
+    def _is_made(self) -> bool:
+        try:
+            made = read_json(self.home / MADE)
+        except RunError:
+            return False
+        # of an earlier candidate under that number; a recipe control's folder is named by its plan
+        return self.entry.role == "recipe control" or made.get(PLAN) == _as_read(self.entry.plan)
+
     def make(self) -> None:
-        """Train a recipe control; its folder appears, whole, when it is done.
+        """Train it; its folder appears, whole, when that is done.
 
         Raises:
             RunError: The folder cannot be written.
+            TrialError: The training failed.
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in self.folder.glob(f"{ATTEMPT}*"):
                 shutil.rmtree(left, ignore_errors=True)
             attempt = Path(tempfile.mkdtemp(prefix=ATTEMPT, dir=self.folder))
-        seed = Seed(self.context.study.study.seed).child("recipe control")
-        made = self.context.make(TrialPlan({}, self.entry.recipe), seed, attempt)
-        kept = made.to_dict()
+        try:
+            made = self.context.make(self.entry.plan, self.seed, attempt)
+        except TrialError as error:
+            raise TrialError(f"{self.name} could not be trained: {error}") from error
+        kept = {key: made.to_dict()[key] for key in ("artefacts", "parity", "deviations")}
         with writing(self.folder):
-            write_json(attempt / MADE, {key: kept[key] for key in ("artefacts", "parity", "deviations")})
+            write_json(attempt / MADE, {PLAN: _as_read(self.entry.plan), **kept})
             attempt.chmod(0o755)
             if self.home.exists():
                 shutil.rmtree(self.home)
@@ -168,8 +208,13 @@ class EntryModel:
 
     def forget(self) -> None:
         """Free the weights, and what targets keep ready for them; the next use reads them again."""
-        # the control's exported files are what others are timed against
-        if self.measured is not None and self.entry.role != "control":
+        if self.measured is not None and not self.is_reference:
             for target in self.context.targets:
                 target.release(self.measured.artefacts[target.name])
         self._candidate = self.measured = None
+
+
+def _as_read(plan: TrialPlan) -> dict[str, Any]:
+    # tuples come back from JSON as lists
+    values: dict[str, Any] = json.loads(plan.to_json())
+    return values

@@ -32,6 +32,7 @@ class Task:
         kind: Steps of one kind cost alike, in proportion to their size.
         size: How large it is.
         shared: Name of what is made for all subjects once, None for nothing.
+        training: Which of the subject's trainings, from 0; all of them cost alike.
     """
 
     subject: str
@@ -40,6 +41,12 @@ class Task:
     kind: str
     size: int = 1
     shared: str | None = None
+    training: int = 0
+
+    @property
+    def owner(self) -> str:
+        """Whose it is, as a person reads it."""
+        return self.subject + (f", training {self.training + 1}" if self.training else "")
 
 
 class Costs:
@@ -118,7 +125,7 @@ class Progress:
         self._spent: dict[tuple[str, str], float] = defaultdict(float)
         self._open: dict[tuple[str, str], int] = defaultdict(int)
         for task in self.todo:
-            self._open[task.subject, task.stage] += 1
+            self._open[task.owner, task.stage] += 1
 
     @property
     def done(self) -> int:
@@ -135,12 +142,12 @@ class Progress:
         self.costs.add(task, seconds, shared)
         self.todo.remove(task)
         self.current, self._left = None, self.costs.left(self.todo)
-        place = (task.subject, task.stage)
+        place = (task.owner, task.stage)
         self._spent[place] += seconds + shared
         self._open[place] -= 1
         if self._open[place]:
             return ""
-        return f"{task.subject}: {task.stage} done in {duration(self._spent[place])} [{self.summary()}]"
+        return f"{task.owner}: {task.stage} done in {duration(self._spent[place])} [{self.summary()}]"
 
     def summary(self) -> str:
         """``40 of 390 steps, about 3 min 20 s left``."""
@@ -209,4 +216,4 @@ def _panel(progress: Progress) -> Table:
 
 def _place(progress: Progress) -> str:
     current = progress.current
-    return "" if current is None else f"{current.subject}: {current.stage}, {current.label}"
+    return "" if current is None else f"{current.owner}: {current.stage}, {current.label}"

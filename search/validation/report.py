@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ...studies.registry import CORRUPTIONS
+from ..told_apart import DISTANCE
 from .protocol import Protocol
 
-__all__ = ["MOST_CLASSES", "report"]
+__all__ = ["MOST_CLASSES", "Cells", "Row", "blocks", "report"]
 
 Row = Mapping[str, Any]
 Cells = list[tuple[str, list[str]]]
@@ -27,27 +28,33 @@ def report(protocol: Protocol, images: int, rows: Sequence[Row], titles: Sequenc
         rows: As `Validation.rows`, the control first.
         titles: What each row is called.
     """
-    change = "(difference to the control ± standard error)"
+    several = len(rows[0].get("trainings", ())) > 1
+    change = f"(difference to the control ± standard error{f', * beyond {DISTANCE:g}' if several else ''})"
+    worst = f", the worst of {len(rows[0]['trainings'])} trainings" if several else ""
     if "corruptions" in rows[0]:
         head = f"error in % on {images} corrupted test images, severities 1–5 {change}"
-        yield from _blocks(head, titles, _corruptions([row["corruptions"] for row in rows]))
+        yield from blocks(head, titles, _corruptions([row["corruptions"] for row in rows], several))
     if "attack" in rows[0]:
         radius = f"{protocol.norm_name} with ε {protocol.epsilon:.4g}"
         head = f"accuracy in % on {images} test images, attacks in {radius} {change}"
-        yield from _blocks(head, titles, _attack(protocol, [row["attack"] for row in rows]))
+        yield from blocks(head, titles, _attack(protocol, [row["attack"] for row in rows], several))
     if "audit_report" in rows[0]:
-        yield from _audit([row["audit_report"] for row in rows], titles)
+        yield from _audit([row["audit_report"] for row in rows], titles, worst)
     if "classes" in rows[0]:
         yield from _classes([row["classes"] for row in rows], titles)
 
 
-def _corruptions(found: Sequence[Row]) -> Cells:
+def _corruptions(found: Sequence[Row], several: bool) -> Cells:
     rows: Cells = []
     names = list(found[0]["errors"])
     for name in names:
         cells = [
             _with_change(
-                one["mean_errors"][name], one["mean_errors_change"][name], one["mean_errors_change_se"][name], first
+                one["mean_errors"][name],
+                one["mean_errors_change"][name],
+                one["mean_errors_change_se"][name],
+                first,
+                several,
             )
             for first, one in _marked(found)
         ]
@@ -64,17 +71,19 @@ def _corruptions(found: Sequence[Row]) -> Cells:
     for key, word in words.items():
         if any(key in one for one in found):
             cells = [
-                _with_change(one[key], one[f"{key}_change"], one[f"{key}_change_se"], first) if key in one else "–"
+                _with_change(one[key], one[f"{key}_change"], one[f"{key}_change_se"], first, several)
+                if key in one
+                else "–"
                 for first, one in _marked(found)
             ]
             rows.append((word, cells))
     for key, word in {"mce": "mCE", "relative_mce": "relative mCE"}.items():
         if all(key in one for one in found):
-            rows.append((word, [_ratio(one[key], one[f"{key}_se"], first) for first, one in _marked(found)]))
+            rows.append((word, [_ratio(one[key], one[f"{key}_se"], first, several) for first, one in _marked(found)]))
     return rows
 
 
-def _attack(protocol: Protocol, found: Sequence[Row]) -> Cells:
+def _attack(protocol: Protocol, found: Sequence[Row], several: bool) -> Cells:
     words = {
         "clean": "without attack",
         "direct": protocol.attack_name,
@@ -85,7 +94,11 @@ def _attack(protocol: Protocol, found: Sequence[Row]) -> Cells:
             word,
             [
                 _with_change(
-                    one[f"{key}_accuracy"], one[f"{key}_accuracy_change"], one[f"{key}_accuracy_change_se"], first
+                    one[f"{key}_accuracy"],
+                    one[f"{key}_accuracy_change"],
+                    one[f"{key}_accuracy_change_se"],
+                    first,
+                    several,
                 )
                 for first, one in _marked(found)
             ],
@@ -99,18 +112,27 @@ def _marked(found: Sequence[Row]) -> Iterator[tuple[bool, Row]]:
     return ((index == 0, one) for index, one in enumerate(found))
 
 
-def _with_change(share: float, change: float, error: float, control: bool) -> str:
-    """``25.1 (+1.7 ± 0.6)``, in per cent; the control has no difference."""
-    return f"{100 * share:.1f}" + ("" if control else f" ({100 * change:+.1f} ± {100 * error:.1f})")
+def _beyond(change: float, error: float) -> str:
+    """``*`` for a difference beyond two standard errors, else a blank of its width."""
+    return "*" if abs(change) > DISTANCE * error else " "
 
 
-def _ratio(value: float, error: float, control: bool) -> str:
+def _with_change(share: float, change: float, error: float, control: bool, several: bool) -> str:
+    """``25.1 (+1.7 ± 0.6)``, in per cent, and of several trainings `beyond`; the control has no difference."""
+    mark = _beyond(change, error) if several else ""
+    return f"{100 * share:.1f}" + ("" if control else f" ({100 * change:+.1f} ± {100 * error:.1f}){mark}")
+
+
+def _ratio(value: float, error: float, control: bool, several: bool) -> str:
     """``107.3 (+7.3 ± 2.1)``: in per cent of the control's, which has 100."""
-    return f"{value:.1f}" + ("" if control else f" ({value - 100:+.1f} ± {error:.1f})")
+    mark = _beyond(value - 100, error) if several else ""
+    return f"{value:.1f}" + ("" if control else f" ({value - 100:+.1f} ± {error:.1f}){mark}")
 
 
-def _audit(reports: Sequence[Row], titles: Sequence[str]) -> Iterator[str]:
-    head = f"audit: % of {reports[0]['images']} test images that speak against real robustness (most that passes)"
+def _audit(reports: Sequence[Row], titles: Sequence[str], worst: str) -> Iterator[str]:
+    head = (
+        f"audit: % of {reports[0]['images']} test images that speak against real robustness (most that passes){worst}"
+    )
     checks = list(dict.fromkeys(check["name"] for report in reports for check in report["checks"]))
     rows: Cells = []
     for name in checks:
@@ -120,7 +142,7 @@ def _audit(reports: Sequence[Row], titles: Sequence[str]) -> Iterator[str]:
             cells.append("–" if check is None else _check(check))
         rows.append((name, cells))
     rows.append(("verdict", [one["verdict"] for one in reports]))
-    yield from _blocks(head, titles, rows)
+    yield from blocks(head, titles, rows)
 
 
 def _check(check: Row) -> str:
@@ -147,10 +169,10 @@ def _classes(found: Sequence[Row], titles: Sequence[str]) -> Iterator[str]:
             changes = " / ".join(f"{100 * one[f'{key}_change']:+.1f}" for key, _ in shares)
             cells.append(values if first else f"{values} ({changes})")
         rows.append((name, cells))
-    yield from _blocks(head, titles, rows)
+    yield from blocks(head, titles, rows)
 
 
-def _blocks(head: str, titles: Sequence[str], rows: Cells) -> Iterator[str]:
+def blocks(head: str, titles: Sequence[str], rows: Cells) -> Iterator[str]:
     """One table below its head, or as many as it takes to stay within 118 characters; the control leads each."""
     label = max(len(name) for name, _ in rows)
     widths = [

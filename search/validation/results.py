@@ -16,10 +16,19 @@ from ...objectives.corruption_metrics import FLOOR, SEEN, corruption_scores, gro
 from .entries import Entry
 from .store import unpack
 
-__all__ = ["Measurements", "Paired", "attack_numbers", "class_numbers", "corruption_numbers", "curve_numbers", "paired"]
+__all__ = [
+    "Measurements",
+    "Paired",
+    "attack_numbers",
+    "class_numbers",
+    "corruption_numbers",
+    "curve_numbers",
+    "paired",
+    "plain_numbers",
+]
 
 Bits = np.ndarray
-"""Which images are right, bool, (N,)."""
+"""Which images are right, bool, (N,); as a mean of several trainings the share of them, float64."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,15 @@ class Measurements:
         """Which plain images are right, (N,)."""
         return unpack(self.clean["correct"], self.images)
 
+    @property
+    def plain(self) -> Judged:
+        """What it makes of the plain images."""
+        return _judged(self.clean, self.images)
+
+    def judged(self, name: str, severity: int) -> Judged:
+        """What it makes of the images under one corruption."""
+        return _judged(self.corrupted[name][severity], self.images)
+
     def wrong(self, name: str) -> np.ndarray:
         """Share of the severities of a corruption at which each image is wrong: float64, (N,)."""
         rights = [unpack(value["correct"], self.images) for value in self.corrupted[name].values()]
@@ -100,6 +118,11 @@ class Measurements:
     def withstands(self, what: str) -> Bits:
         """Which images withstand the attack, (N,); `what` is ``"direct"`` or ``"robust"``."""
         return np.concatenate([unpack(batch[what], batch["images"]) for batch in self.attack])
+
+    def withstands_at(self, epsilon: float) -> Bits:
+        """Which of the curve's images withstand that radius, (n,)."""
+        value = self.curve[epsilon]
+        return unpack(value["robust"], value["images"])
 
     def raw_corruptions(self, names: Sequence[str], severities: Sequence[int] | None = None) -> dict[str, Any]:
         """The raw numbers that `corruption_scores` takes, of some of the corruptions.
@@ -111,16 +134,13 @@ class Measurements:
         recipe = self.entry.recipe
         found = {
             name: {
-                severity: self._judged(self.corrupted[name][severity])
+                severity: self.judged(name, severity)
                 for severity in (self.corrupted[name] if severities is None else severities)
             }
             for name in names
         }
         augmentation = recipe.augmentation if recipe.augmentation_strength > 0.0 else None
-        return raw_numbers(self._judged(self.clean), found, augmentation=augmentation)
-
-    def _judged(self, value: Mapping[str, Any]) -> Judged:
-        return Judged(torch.from_numpy(unpack(value["correct"], self.images)), value["tally"])
+        return raw_numbers(self.plain, found, augmentation=augmentation)
 
 
 def corruption_numbers(own: Measurements, control: Measurements) -> dict[str, Any]:
@@ -187,6 +207,16 @@ def _ratio_error(ratios: list[tuple[np.ndarray, np.ndarray]]) -> float:
     return float(influence.std()) / math.sqrt(len(influence))
 
 
+def plain_numbers(own: Measurements, control: Measurements) -> dict[str, float]:
+    """Accuracy on the plain images, and its paired difference to the control's."""
+    share = float(own.correct.mean())
+    return {
+        "accuracy": share,
+        "accuracy_se": binomial_error(share, own.images),
+        **_named("accuracy_change", paired(own.correct, control.correct)),
+    }
+
+
 def attack_numbers(own: Measurements, control: Measurements) -> dict[str, Any]:
     """Accuracy when clean, under the attack, and under all that the same images must withstand; paired differences."""
     if not own.attack:
@@ -211,7 +241,7 @@ def curve_numbers(own: Measurements) -> dict[str, Any]:
         return {}
     count = next(iter(own.curve.values()))["images"]
     points = {0.0: own.correct[:count]}
-    points |= {epsilon: unpack(value["robust"], count) for epsilon, value in sorted(own.curve.items())}
+    points |= {epsilon: own.withstands_at(epsilon) for epsilon in sorted(own.curve)}
     numbers = {}
     for epsilon, bits in points.items():
         share = float(bits.mean())
@@ -230,12 +260,11 @@ def class_numbers(own: Measurements, control: Measurements, names: tuple[str, ..
         control: The control's.
         names: Of the classes.
     """
-    if not {"correct", "total"} <= own.clean["tally"].keys() or len(own.clean["tally"]["total"]) != len(names):
+    tally = own.plain.tally
+    if not {"correct", "total"} <= tally.keys() or len(tally["total"]) != len(names):
         return {}
-    numbers: dict[str, Any] = {
-        name: {"images": images} for name, images in zip(names, own.clean["tally"]["total"], strict=True)
-    }
-    sides = {"": (counts_of([own.clean["tally"]]), counts_of([control.clean["tally"]]))}
+    numbers: dict[str, Any] = {name: {"images": images} for name, images in zip(names, tally["total"], strict=True)}
+    sides = {"": (counts_of([tally]), counts_of([control.plain.tally]))}
     if own.corrupted:
         sides["corrupted_"] = (_corrupted_counts(own), _corrupted_counts(control))
     for prefix, (counts, base) in sides.items():
@@ -246,7 +275,11 @@ def class_numbers(own: Measurements, control: Measurements, names: tuple[str, ..
 
 
 def _corrupted_counts(side: Measurements) -> dict[str, list[int]]:
-    return counts_of(value["tally"] for by_severity in side.corrupted.values() for value in by_severity.values())
+    return counts_of(side.judged(name, severity).tally for name, found in side.corrupted.items() for severity in found)
+
+
+def _judged(value: Mapping[str, Any], images: int) -> Judged:
+    return Judged(torch.from_numpy(unpack(value["correct"], images)), value["tally"])
 
 
 def _named(key: str, found: Paired) -> dict[str, float]:

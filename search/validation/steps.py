@@ -106,7 +106,8 @@ def steps_of(bench: Bench, model: EntryModel, control: EntryModel) -> Iterator[S
             model.make()
             return {}, 0.0
 
-        yield make("training", "training", "dense, with the trial's recipe", {}, train)
+        label = f"under seed {model.training + 1}" if model.training else "dense, with the trial's recipe"
+        yield make("training", "training", label, {}, train)
     yield make(
         "clean", "clean", "plain images", {"images": bench.plain}, functools.partial(measure_clean, bench, model)
     )
@@ -139,7 +140,7 @@ def _step(
     size: int = 1,
     shared: str | None = None,
 ) -> Step:
-    task = Task(model.entry.title, STAGES[stage], label, kind or stage, size, shared)
+    task = Task(model.entry.title, STAGES[stage], label, kind or stage, size, shared, model.training)
     return Step(model, stage, key, name, task, settings, measure)
 
 

@@ -15,3 +15,17 @@ def _quiet_optuna():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     yield
     optuna.logging.set_verbosity(before)
+
+
+@pytest.fixture(scope="session")
+def postgresql():
+    """A PostgreSQL server, skipped where none is installed; `database()` gives the URL of an empty one."""
+    pytest.importorskip("psycopg")
+    from postgresql import Server, binaries
+
+    folder = binaries()
+    if folder is None:
+        pytest.skip("PostgreSQL is not installed")
+    server = Server(folder)
+    yield server
+    server.remove()

@@ -90,10 +90,10 @@ def kill_at_random(run: Path, *, kills: int, trials: int, workers: int, seed: in
         process = start(run, min(trials, 4 + trials * sum(done.values()) // kills), workers)
         assert "StudyStarted" in process.stdout.readline(), process.stderr.read()
         while process.poll() is None and sum(done.values()) < kills:
-            time.sleep(draw.uniform(0.0, 0.5))
+            time.sleep(draw.uniform(0.0, 1.0))
             stored = len(stored_numbers(run))
             victims = []
-            if stored > spared and draw.random() < 0.6:
+            if stored > spared and draw.random() < 0.8:
                 with contextlib.suppress(OSError):
                     victims = children(process.pid)
             victim, kind = (draw.choice(victims), "workers") if victims else (process.pid, "coordinators")

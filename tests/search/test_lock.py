@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from forgefront.search.lock import Holder, coordinator_lock, current_holder
+from forgefront.search.holder import Holder
+from forgefront.search.lock import coordinator_lock, current_holder
 from forgefront.studies.errors import LockHeldError, RunError
 
 HOLD = """
@@ -43,9 +44,9 @@ def test_a_killed_holder_holds_nothing(tmp_path):
     process.kill()
     process.wait()
     assert current_holder(path) is None
-    with coordinator_lock(path) as holder:
-        assert holder.pid == os.getpid()
-        assert current_holder(path) == holder
+    with coordinator_lock(path) as held:
+        assert held.holder.pid == os.getpid()
+        assert current_holder(path) == held.holder
         assert json.loads((tmp_path / "lock.json").read_text())["pid"] == os.getpid()
     assert current_holder(path) is None
     assert not (tmp_path / "lock.json").exists()

@@ -6,8 +6,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from forgefront.search.hypervolume import hypervolume
 from forgefront.search.pick import pick
-from forgefront.search.preference import Preference, achievement, knee_utility, normalize_losses, parse_preference, rank
+from forgefront.search.preference import (
+    REFERENCE,
+    Preference,
+    achievement,
+    exclusive_hypervolume,
+    knee_utility,
+    normalize_losses,
+    parse_preference,
+    pseudo_weights,
+    rank,
+)
+from forgefront.search.told_apart import alike, alike_members
 from forgefront.studies.errors import InputError
 
 OBJECTIVES = {"accuracy": "maximize", "size": "minimize"}
@@ -18,6 +30,7 @@ def front(rows: list[tuple[float, float]]) -> pd.DataFrame:
     return frame.assign(number=range(1, len(rows) + 1), role="search", accuracy_se=0.01, size_se=np.nan)
 
 
+WISHES = ["knee", "balanced", "hypervolume", "size=1", "pseudo-weights=size:1,accuracy:2"]
 BENT = front([(0.99, 10.0), (0.97, 2.0), (0.60, 1.0)])
 
 
@@ -45,7 +58,7 @@ def test_weights_move_the_choice(prefer: str, number: int) -> None:
     assert pick(BENT, OBJECTIVES, prefer=prefer).number == number
 
 
-@pytest.mark.parametrize("prefer", ["knee", "balanced", "size=1"])
+@pytest.mark.parametrize("prefer", WISHES)
 def test_a_front_of_one_is_picked_without_nan(prefer: str) -> None:
     choice = pick(BENT.iloc[:1], OBJECTIVES, prefer=prefer)
     assert (choice.number, choice.alternatives) == (1, ())
@@ -76,8 +89,8 @@ def test_the_control_is_never_chosen() -> None:
 def test_neighbours_say_what_they_gain_give_up_and_what_is_noise() -> None:
     frame = front([(0.970, 2.0), (0.975, 3.0), (0.60, 1.0)])
     first, second = pick(frame, OBJECTIVES, prefer="balanced").alternatives
-    assert first == "trial 2: gives up size 3 (+1); within noise: accuracy 0.975 (+0.005)"
-    assert second == "trial 3: gains size 1 (-1); gives up accuracy 0.6 (-0.37)"
+    assert first == "trial 2: gives up size 3 (+1); within noise: accuracy 0.975 (+0.005 ± 0.014)"
+    assert second == "trial 3: gains size 1 (-1); gives up accuracy 0.6 (-0.37 ± 0.014)"
 
 
 @pytest.mark.parametrize(
@@ -86,8 +99,14 @@ def test_neighbours_say_what_they_gain_give_up_and_what_is_noise() -> None:
         (["size <= 0.5"], "knee", "leaves no member of the front: size is 1 to 10"),
         (["sise <= 5"], "knee", "Did you mean size?"),
         (["size is 5"], "knee", "size is 5"),
-        ([], "nicest", "must be knee, balanced or NAME=WEIGHT"),
+        ([], "nicest", "must be knee, balanced, hypervolume, NAME=WEIGHT"),
         ([], "acuracy=2", "Did you mean accuracy?"),
+        ([], "hypervolme", "Did you mean hypervolume?"),
+        ([], "pseudo-weights", "or pseudo-weights=NAME:WEIGHT"),
+        ([], "pseudo-weights=size=1", "or pseudo-weights=NAME:WEIGHT"),
+        ([], "pseudo-weights=sise:1", "Did you mean size?"),
+        ([], "pseudo-weights=size:-1", "must be a positive number; found '-1'"),
+        ([], "size=1,size=2", "each objective once; found size twice"),
         ([], "accuracy=0", "must be a positive number; found '0'"),
         ([], "accuracy=much", "must be a positive number; found 'much'"),
     ],
@@ -124,3 +143,69 @@ def test_an_unknown_name_is_told_with_metrics_and_the_nearest_match_alone() -> N
 
 def test_weights_are_read_in_any_spacing() -> None:
     assert parse_preference(" accuracy = 2 , size=1", ["accuracy", "size"]).weights == {"accuracy": 2.0, "size": 1.0}
+
+
+@pytest.mark.parametrize("prefer", WISHES)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0.9, 1.0)] * 3,
+        [(0.9, 1.0), (0.8, 1.0), (0.7, 1.0)],
+        [(0.9, np.nan), (0.8, 1.0), (0.7, 0.5)],
+        [(0.9, np.inf), (0.8, 1.0), (-np.inf, 0.5)],
+        [(np.nan, np.nan), (np.nan, np.nan)],
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_degenerate_fronts_are_ranked_all_the_same(rows: list[tuple[float, float]], prefer: str) -> None:
+    table = np.array(rows) * [-1.0, 1.0]
+    order = rank(table, parse_preference(prefer, list(OBJECTIVES)), list(OBJECTIVES))
+    assert sorted(order) == list(range(len(rows)))
+    normalized = normalize_losses(table)
+    assert ((normalized >= 0.0) & (normalized <= 1.0)).all()
+    np.testing.assert_allclose(pseudo_weights(normalized).sum(axis=1), 1.0)
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_exclusive_hypervolume_is_what_the_front_loses(objectives: int) -> None:
+    points = normalize_losses(np.random.default_rng(objectives).random((90, objectives)))
+    points = np.concatenate([points, points[:2]])
+    reference = np.full(objectives, REFERENCE)
+    whole = _volume(points, reference)
+    lost = [whole - _volume(np.delete(points, row, axis=0), reference) for row in range(len(points))]
+    np.testing.assert_allclose(exclusive_hypervolume(points), lost, atol=1e-12)
+    assert exclusive_hypervolume(points[:1])[0] == pytest.approx(np.prod(reference - points[0]))
+
+
+def _volume(points: np.ndarray, reference: np.ndarray) -> float:
+    return float(reference[0] - points.min()) if len(reference) == 1 else hypervolume(points, reference)
+
+
+def test_pseudo_weights_of_the_ends_and_of_the_middle() -> None:
+    weights = pseudo_weights(np.array([[0.0, 1.0], [1.0, 0.0], [0.25, 0.25], [1.0, 1.0]]))
+    np.testing.assert_allclose(weights, [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.5, 0.5]])
+    np.testing.assert_allclose(pseudo_weights(np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])), [[1, 0, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("prefer", "number"), [("pseudo-weights=accuracy:1", 1), ("pseudo-weights=size:1", 3), ("hypervolume", 2)]
+)
+def test_pseudo_weights_and_hypervolume_choose(prefer: str, number: int) -> None:
+    assert pick(BENT, OBJECTIVES, prefer=prefer).number == number
+
+
+def test_alike_means_within_two_errors_of_the_difference_in_every_objective() -> None:
+    values, errors = np.array([[0.0, 1.0], [2.8, 1.0], [2.9, 1.0], [0.0, 1.1]]), np.array([[1.0, 0.0]] * 4)
+    expected = np.eye(4, dtype=bool)
+    # 2 √2 = 2.83
+    expected[[0, 1, 1, 2], [1, 0, 2, 1]] = True
+    np.testing.assert_array_equal(alike(values, errors), expected)
+    frame = pd.DataFrame(values, columns=["a", "b"]).assign(number=[7, 3, 12, 5], a_se=1.0, b_se=np.nan)
+    assert alike_members(frame, ["a", "b"]) == ["3", "7 12", "3", ""]
+    assert alike_members(frame.assign(run="r"), ["a", "b"])[1] == "r/7 r/12"
+
+
+def test_repeats_tell_apart_what_one_training_cannot() -> None:
+    frame = front([(0.97, 2.0), (0.95, 2.0)])
+    assert alike_members(frame, list(OBJECTIVES)) == ["2", "1"]
+    assert alike_members(frame.assign(accuracy_se=0.005), list(OBJECTIVES)) == ["", ""]

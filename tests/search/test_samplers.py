@@ -1,4 +1,5 @@
-import itertools
+import subprocess
+import sys
 
 import numpy as np
 import optuna
@@ -7,10 +8,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState, create_trial
 
-from forgefront.search.samplers.nsga2 import nsga2
-from forgefront.search.samplers.random import random
 from forgefront.search.samplers.seeded import Configurations, grid_values
-from forgefront.search.samplers.tpe import tpe
+from forgefront.studies.errors import StudyFileError
 from forgefront.studies.registry import names, resolve, validate_options
 
 SPACE = {
@@ -20,13 +19,24 @@ SPACE = {
     "structure": CategoricalDistribution(["weight", "filter"]),
     "fixed": IntDistribution(2, 2),
 }
-SAMPLERS = [nsga2, tpe, random]
+SAMPLERS = names("sampler")
+# seconds a trial once it has a model
+COSTLY = {"gp": {"startup": 5, "candidates": 64}}
+
+
+def make(name, space=SPACE, seed=0, **options):
+    return resolve("sampler", name)(space, seed, **COSTLY.get(name, {}), **options)
+
+
+def length(name, trials):
+    """How many trials a test of a sampler takes: enough for a costly one to have used its model."""
+    return min(trials, 6) if name in COSTLY else trials
 
 
 class Ours:
     @pytest.fixture(params=SAMPLERS)
     def sampler(self, request):
-        return lambda: request.param({}, 0)
+        return lambda: make(request.param, {})
 
 
 class TestBasic(Ours, BasicSamplerTestCase):
@@ -63,59 +73,61 @@ def content(study):
     return [(trial.params, trial.values) for trial in study.trials]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_resumed_in_pieces_equals_uninterrupted(sampler):
-    whole = fresh(sampler(SPACE, 7))
-    run(whole, 45)
-    pieces = fresh(sampler(SPACE, 7))
-    for count in (1, 9, 20, 15):
-        pieces.sampler = sampler(SPACE, 7)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_resumed_in_pieces_equals_uninterrupted(name):
+    whole = fresh(make(name, seed=7))
+    run(whole, length(name, 45))
+    pieces = fresh(None)
+    for count in (1, 4, 1) if name in COSTLY else (1, 9, 20, 15):
+        pieces.sampler = make(name, seed=7)
         run(pieces, count)
     assert content(pieces) == content(whole)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_other_seeds_ask_otherwise(sampler):
-    first, second = fresh(sampler(SPACE, 0)), fresh(sampler(SPACE, 1))
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_other_seeds_ask_otherwise(name):
+    first, second = fresh(make(name, seed=0)), fresh(make(name, seed=1))
     run(first, 3)
     run(second, 3)
     assert all(a != b for a, b in zip(content(first), content(second), strict=True))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_declared_space_is_known_before_the_first_trial(sampler):
-    study = fresh(sampler(SPACE, 0))
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_declared_space_is_known_before_the_first_trial(name):
+    study = fresh(make(name))
     trial = study.ask()
-    assert list(trial.relative_params) == [name for name in SPACE if name != "fixed"]
+    assert sorted(trial.relative_params) == sorted(name for name in SPACE if name != "fixed")
     for name in trial.relative_params:
         assert SPACE[name]._contains(SPACE[name].to_internal_repr(trial.relative_params[name]))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_finite_space_is_exhausted_before_anything_repeats(sampler):
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_finite_space_is_exhausted_before_anything_repeats(name):
+    values = 2 if name in COSTLY else 5
     space = {
-        "x": IntDistribution(0, 4),
+        "x": IntDistribution(0, values - 1),
         "y": CategoricalDistribution(["a", "b"]),
-        "z": FloatDistribution(0, 0.3, step=0.1),
+        "z": FloatDistribution(0, 0.1 if name in COSTLY else 0.3, step=0.1),
     }
-    study = fresh(sampler(space, 5))
-    for number in range(40):
+    size = 8 if name in COSTLY else 40
+    study = fresh(make(name, space, 5))
+    for number in range(size):
         trial = study.ask(space)
-        # a failed trial counts as taken too
-        if number % 7 == 3:
-            study.tell(trial, state=TrialState.FAIL)
+        # one that failed or was stopped counts as taken too
+        if number % 7 in (3, 5):
+            study.tell(trial, state=TrialState.FAIL if number % 7 == 3 else TrialState.PRUNED)
         else:
             study.tell(trial, [trial.params["x"], -trial.params["z"]])
     keys = {Configurations(space).key(trial.params) for trial in study.trials}
-    assert len(keys) == 40
+    assert len(keys) == size
     again = study.ask(space)
     assert Configurations(space).key(again.params) in keys
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_four_running_at_once_never_repeat(sampler):
-    study = fresh(sampler(SPACE, 2))
-    for _ in range(8):
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_four_running_at_once_never_repeat(name):
+    study = fresh(make(name, seed=2))
+    for _ in range(length(name, 16) // 4 + 1):
         trials = [study.ask(SPACE) for _ in range(4)]
         for trial in reversed(trials):
             study.tell(trial, objective(trial.params))
@@ -123,85 +135,87 @@ def test_four_running_at_once_never_repeat(sampler):
     assert len(set(keys)) == len(keys)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_control_and_failures_disturb_no_sampler(sampler):
-    study = fresh(sampler(SPACE, 2))
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_control_failures_and_stopped_trials_disturb_no_sampler(name):
+    study = fresh(make(name, seed=2))
     study.add_trial(create_trial(values=[0.0, 0.0], system_attrs={"constraints:c": -1.0}))
     study.tell(study.ask(SPACE), state=TrialState.FAIL)
-    run(study, 30)
+    for rungs in ([{"fraction": 0.25, "values": {"0": 1.0}}], []):
+        stopped = study.ask(SPACE)
+        stopped.set_user_attr("rungs", rungs)
+        study.tell(stopped, state=TrialState.PRUNED)
+    run(study, length(name, 30))
     assert all(trial.params.keys() == SPACE.keys() for trial in study.trials[1:])
 
 
-def generation(trial):
-    return trial.system_attrs.get("SeededNSGAIISampler:generation")
-
-
-def parents(study, number):
-    return study._storage.get_study_system_attrs(study._study_id)[f"SeededNSGAIISampler:parent:{number}"]
-
-
-def test_seeds_breed_and_the_control_does_not():
-    study = fresh(nsga2(SPACE, 0, population=4))
-    # better than anything, but not of any generation
-    study.add_trial(create_trial(values=[-1.0, -1.0]))
-    seed = dict.fromkeys(SPACE, 0.0) | {"structure": "weight", "strength": 1.0, "fixed": 2}
-    seed |= {f"bits/{layer}": 0 for layer in range(3)}
-    study.enqueue_trial(seed)
-    run(study, 5)
-    control, first = study.trials[:2]
-    assert first.params == seed
-    assert generation(control) is None
-    assert [generation(trial) for trial in study.trials[1:]] == [0, 0, 0, 0, 1]
-    # the seed has the least first value of all, so that elitism must keep it
-    assert first._trial_id in parents(study, 1)
-    assert control._trial_id not in parents(study, 1)
-
-
-def test_a_run_killed_after_selecting_parents_breeds_the_same():
-    whole, killed = (fresh(nsga2(SPACE, 0, population=6)) for _ in range(2))
-    run(whole, 7)
-    run(killed, 6)
-    # what is left when the process dies between selecting the parents of generation 1 and writing its first child
-    killed.sampler.get_parent_population(killed, 1)
-    killed.sampler = nsga2(SPACE, 0, population=6)
-    run(killed, 1)
-    assert generation(whole.trials[6]) == 1
-    assert content(killed) == content(whole)
-
-
-def test_an_infeasible_trial_is_no_parent_while_feasible_ones_abound():
-    study = fresh(nsga2(SPACE, 0, population=4))
-    infeasible = set()
-    for number in range(8):
-        trial = study.ask(SPACE)
-        broken = number % 2 == 0
-        # better in everything, were it allowed
-        trial.set_constraint("c", 1.0 if broken else -1.0)
-        study.tell(trial, [-10.0, -10.0] if broken else objective(trial.params))
-        infeasible |= {trial._trial_id} if broken else set()
-    run(study, 1)
-    assert len(infeasible & set(parents(study, 2))) == 0
-
-
-def test_a_child_carries_what_its_parents_had():
-    study = fresh(nsga2(SPACE, 0, population=4, mutation_probability=0.0))
-    run(study, 12)
-    for trial in study.trials[4:]:
-        before = [other for other in study.trials if other._trial_id in parents(study, generation(trial))]
-        for name in SPACE:
-            assert trial.params[name] in [other.params[name] for other in before]
-
-
-def test_reseeding_for_threads_changes_nothing():
-    first, second = fresh(nsga2(SPACE, 0)), fresh(nsga2(SPACE, 0))
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_reseeding_for_threads_changes_nothing(name):
+    first, second = fresh(make(name)), fresh(make(name))
     second.sampler.reseed_rng()
     run(first, 2)
     run(second, 2)
     assert content(first) == content(second)
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_takes_its_default_options(name):
+    options = validate_options("sampler", name, {})
+    study = fresh(resolve("sampler", name)(SPACE, 0, **options))
+    run(study, 2)
+    assert len(study.best_trials) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("nsga2", "population", 1),
+        ("nsga3", "divisions", 0),
+        ("nsga3", "crossover", "two-point"),
+        ("pymoo-nsga2", "population", 3),
+        ("pymoo-nsga3", "divisions", 0),
+        ("pymoo-sms", "crossover_eta", 0.0),
+        ("pymoo-agemoea2", "mutation_eta", -1.0),
+        ("nevergrad", "algorithm", "NGOpt"),
+        ("nevergrad", "history", 3),
+        ("gp", "startup", 0),
+        ("tpe", "candidates", 0),
+        ("random", "population", 20),
+    ],
+)
+def test_options_out_of_range_are_refused_in_a_line(name, option, value):
+    with pytest.raises(StudyFileError) as refused:
+        validate_options("sampler", name, {option: value}, "search")
+    assert len(str(refused.value).splitlines()) == 1
+    assert f"search.{option}" in str(refused.value)
+
+
+def test_names_are_known_without_the_libraries():
+    command = (
+        "import sys, forgefront.search.cli; print([m for m in ('pymoo', 'nevergrad', 'torch') if m in sys.modules])"
+    )
+    printed = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+def test_the_libraries_leave_the_process_warnings_as_they_are():
+    command = """
+import warnings, optuna
+from optuna.distributions import FloatDistribution
+from forgefront.studies.registry import resolve
+import numpy, scipy.optimize
+before = list(warnings.filters)
+space = {"x": FloatDistribution(0, 1), "y": FloatDistribution(0, 1)}
+for name in ("pymoo-nsga3", "pymoo-sms", "pymoo-agemoea2", "nevergrad"):
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=resolve("sampler", name)(space, 0))
+    study.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 1.0), n_trials=45)
+print(warnings.filters == before)
+"""
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
 def test_grids_match_what_optuna_draws():
-    study = fresh(random({}, 0))
+    study = fresh(make("random", {}))
     space = {"f": FloatDistribution(-0.3, 0.9, step=0.1), "i": IntDistribution(1, 9, step=4)}
     drawn = [study.ask(space).params for _ in range(200)]
     assert {params["f"] for params in drawn} == set(grid_values(space["f"]))
@@ -216,20 +230,3 @@ def test_configurations_are_told_apart_by_meaning():
     assert key({"f": 0.2}) != key({"f": 0.3})
     values = [0.0, 0.1, 0.2]
     assert len({key({"f": value}) for value in values}) == len(values)
-
-
-def test_registered_samplers_take_their_options():
-    assert names("sampler") == ["nsga2", "tpe", "random"]
-    for name in names("sampler"):
-        options = validate_options("sampler", name, {})
-        study = fresh(resolve("sampler", name)(SPACE, 0, **options))
-        run(study, 2)
-    assert validate_options("sampler", "nsga2", {"population": 30})["population"] == 30
-
-
-@pytest.mark.parametrize("crossover", ["uniform", "blx-alpha", "sbx", "vsbx", "spx", "undx"])
-def test_every_crossover_stays_in_the_space(crossover):
-    study = fresh(nsga2(SPACE, 0, population=5, crossover=crossover))
-    run(study, 15)
-    for trial, name in itertools.product(study.trials, SPACE):
-        assert SPACE[name]._contains(SPACE[name].to_internal_repr(trial.params[name]))

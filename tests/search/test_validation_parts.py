@@ -23,7 +23,7 @@ from forgefront.search.validation.results import (
     paired,
 )
 from forgefront.search.validation.store import Store, Stored, digest_of, pack, unpack
-from forgefront.spaces.plan import Recipe
+from forgefront.spaces.plan import Recipe, TrialPlan
 from forgefront.studies.errors import InputError
 from forgefront.studies.load import load_study
 
@@ -201,7 +201,7 @@ def measurements(seed: int, share: float, number: int = 0, images: int = 60, **r
         }
 
     role = "trial" if number else "control"
-    found = Measurements(Entry(f"{role}-{number}", number, role, Recipe(**recipe)), images)
+    found = Measurements(Entry(f"{role}-{number}", number, role, TrialPlan({}, Recipe(**recipe))), images)
     found.clean = judged(0.95)
     for name in ("gaussian_noise", "fog", "contrast"):
         found.corrupted[name] = {severity: judged(share - 0.05 * severity) for severity in (1, 2, 3, 4, 5)}

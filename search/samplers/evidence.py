@@ -1,0 +1,217 @@
+"""What models are given: points, losses with their errors, constraints and forecasts of the trials that count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.trial import FrozenTrial
+
+from ..knowledge import Forecast, Knowledge
+from ..non_dominated import non_dominated
+from ..observations import Observation
+from .feasibility import known_violation
+from .unit_space import UnitSpace
+
+__all__ = ["Evidence", "Forecasts", "gather", "kept", "levelled"]
+
+FRONT_SHARE = 0.6
+FEWEST_GAINS = 3
+
+
+class Forecasts:
+    """What a plan tells of the objectives, as losses.
+
+    Args:
+        knowledge: Of the search, or None.
+        names: The m objectives, in order.
+        signs: (m,) what turns values into losses.
+    """
+
+    def __init__(self, knowledge: Knowledge | None, names: Sequence[str], signs: np.ndarray) -> None:
+        self._knowledge = knowledge
+        self._names = tuple(names)
+        self._signs = signs
+
+    def of(self, params: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """(m,) losses, NaN where nothing is told, and (m,) bools where they are exact."""
+        told = self._knowledge.forecast(params) if self._knowledge else {}
+        known: list[Forecast | None] = [told.get(name) for name in self._names]
+        losses = self._signs * np.array([np.nan if one is None else one.value for one in known], dtype=float)
+        return losses, np.array([one is not None and one.exact for one in known], dtype=bool)
+
+    @property
+    def size(self) -> int:
+        """The number of objectives."""
+        return len(self._names)
+
+    def hopeless(self, params: Mapping[str, Any]) -> bool:
+        """Whether a condition on what is known exactly is broken."""
+        return known_violation(self._knowledge, params) > 0.0
+
+    @property
+    def conditional(self) -> bool:
+        """Whether there are conditions at all."""
+        return self._knowledge is not None and bool(self._knowledge.conditions)
+
+    def settled(self, params: Mapping[str, Any]) -> set[str]:
+        """The conditions, as texts, whose numbers `params` tell exactly."""
+        if self._knowledge is None or not self._knowledge.conditions:
+            return set()
+        told = self._knowledge.forecast(params)
+        exact = {name for name, one in told.items() if one.exact}
+        return {str(condition) for condition in self._knowledge.conditions if condition.metric in exact}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of n trials.
+
+    Args:
+        numbers: Of the trials.
+        points: (n, D) in the unit cube.
+        losses: (n, m), NaN where there is none.
+        errors: (n, m) standard errors of the losses, 0 where not known.
+        told: (n, m) forecast losses, NaN where nothing is told.
+        exact: (m,) bools, the objectives that are told exactly.
+        feasible: (n,) bools, complete trials with a finite loss everywhere that meet every constraint.
+        constraints: By name (n,) what must be at most 0, NaN where not known; only those that some trial broke.
+    """
+
+    numbers: tuple[int, ...]
+    points: np.ndarray
+    losses: np.ndarray
+    errors: np.ndarray
+    told: np.ndarray
+    exact: np.ndarray
+    feasible: np.ndarray
+    constraints: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def gather(
+    observations: Sequence[Observation],
+    trials: Sequence[FrozenTrial],
+    unit: UnitSpace,
+    forecasts: Forecasts,
+    known: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray] | None],
+) -> Evidence:
+    """Put together what the models are given.
+
+    Args:
+        observations: In order of the trials' numbers.
+        trials: The study's trials, by number.
+        unit: The space; trials that are not of it are left out.
+        forecasts: What plans tell.
+        known: Points and forecasts by number, which is added to.
+    """
+    for one in observations:
+        if one.number not in known:
+            known[one.number] = (unit.encode(one.params), *forecasts.of(one.params)) if unit.holds(one.params) else None
+    inside = [one for one in observations if known[one.number] is not None]
+    losses, errors = levelled(inside, forecasts.size)
+    usable = np.isfinite(losses).any(axis=1)
+    inside = [one for one, use in zip(inside, usable, strict=True) if use]
+    losses, errors = losses[usable], errors[usable]
+    facts = [fact for one in inside if (fact := known[one.number]) is not None]
+    count, size = losses.shape
+    whole = np.array([one.fraction == 1.0 and one.violation == 0.0 for one in inside], dtype=bool)
+    return Evidence(
+        numbers=tuple(one.number for one in inside),
+        points=np.array([fact[0] for fact in facts]).reshape(count, len(unit)),
+        losses=losses,
+        errors=errors,
+        told=np.array([fact[1] for fact in facts]).reshape(count, size),
+        exact=np.array([fact[2] for fact in facts]).reshape(count, size).all(axis=0) & (count > 0),
+        feasible=whole & np.isfinite(losses).all(axis=1),
+        constraints=_constraints(inside, trials, forecasts),
+    )
+
+
+def kept(observations: Sequence[Observation], limit: int) -> list[Observation]:
+    """At most `limit` observations, in order: of the feasible front up to a share of them, and the latest.
+
+    A Gaussian process costs the cube of its points.
+    """
+    if len(observations) <= limit:
+        return list(observations)
+    feasible = [
+        index
+        for index, one in enumerate(observations)
+        if one.fraction == 1.0 and one.violation == 0.0 and np.isfinite(one.losses).all()
+    ]
+    front = np.zeros(0, dtype=int)
+    if feasible:
+        losses = np.array([observations[index].losses for index in feasible])
+        mask = non_dominated(losses)
+        # evenly along the first objective where there are too many
+        front = np.array(feasible)[mask][np.argsort(losses[mask][:, 0], kind="stable")]
+        most = int(FRONT_SHARE * limit)
+        if len(front) > most:
+            front = front[np.linspace(0, len(front) - 1, most).round().astype(int)]
+    chosen = set(front.tolist())
+    for index in range(len(observations) - 1, -1, -1):
+        if len(chosen) >= limit:
+            break
+        chosen.add(index)
+    return [observations[index] for index in sorted(chosen)]
+
+
+def levelled(observations: Sequence[Observation], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Losses (n, m) and standard errors (n, m) as if every trial had been trained to the end.
+
+    A stopped trial's losses are shifted by the median of what complete ones gained from that rung to the end; how much
+    those differ in it adds to the error. NaN where fewer than three complete trials tell.
+
+    Args:
+        observations: n of them.
+        size: m, the number of objectives.
+    """
+    losses = np.array([one.losses for one in observations], dtype=float).reshape(-1, size)
+    errors = np.array([one.errors for one in observations], dtype=float).reshape(-1, size)
+    losses[~np.isfinite(losses)] = np.nan
+    complete = [(index, one) for index, one in enumerate(observations) if one.fraction == 1.0]
+    gains: dict[float, tuple[np.ndarray, np.ndarray]] = {}
+    for index, one in enumerate(observations):
+        if one.fraction == 1.0:
+            continue
+        if one.fraction not in gains:
+            gains[one.fraction] = _gain(losses, complete, one.fraction)
+        gain, spread = gains[one.fraction]
+        losses[index] += gain
+        errors[index] = np.hypot(errors[index], spread)
+    return losses, errors
+
+
+def _gain(
+    losses: np.ndarray, complete: Sequence[tuple[int, Observation]], fraction: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(m,) what a loss changes by from a rung to the end, and (m,) the standard deviation of that; NaN if unknown."""
+    found = [losses[index] - one.rungs[fraction] for index, one in complete if one.rungs and fraction in one.rungs]
+    size = losses.shape[1]
+    gain, spread = np.full(size, np.nan), np.full(size, np.nan)
+    for column in range(size):
+        differences = np.array([row[column] for row in found if np.isfinite(row[column])])
+        if len(differences) >= FEWEST_GAINS:
+            gain[column], spread[column] = np.median(differences), differences.std()
+    return gain, spread
+
+
+def _constraints(
+    observations: Sequence[Observation], trials: Sequence[FrozenTrial], forecasts: Forecasts
+) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    # most studies have none
+    broken = [one for one in observations if one.violation > 0.0]
+    settled = forecasts.settled(broken[0].params) if broken else set()
+    stored: list[Mapping[str, Any]] = [trials[one.number].constraints for one in observations] if broken else []
+    for name in dict.fromkeys(name for values in stored for name in values):
+        values = np.array([float(one.get(name, np.nan)) for one in stored])
+        values[~np.isfinite(values)] = np.nan
+        if name not in settled and (values > 0.0).any():
+            found[name] = values
+    return found

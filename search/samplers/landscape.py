@@ -1,0 +1,156 @@
+"""What a candidate is worth before it is trained: models, forecasts and constraints put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..surrogate.expected_improvement import undominated_points
+from ..surrogate.models import Model, below
+from .evidence import Forecasts
+from .features import Features
+from .unit_space import UnitSpace
+
+__all__ = ["Belief", "Landscape"]
+
+OPTIMISM = 2.0
+UNLIKELY = 1e-3
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What is believed of k candidates.
+
+    Args:
+        points: (k, D).
+        mean: (k, m) means, each on the scale of its objective's model; losses where they are exact.
+        deviation: (k, m) standard deviations, 0 where exact.
+        chance: (k,) probabilities of meeting every constraint; 0 where a plan tells that one is broken.
+    """
+
+    points: np.ndarray
+    mean: np.ndarray
+    deviation: np.ndarray
+    chance: np.ndarray
+
+
+class Landscape:
+    """The value of candidates.
+
+    Args:
+        unit: The space.
+        features: What the models see of it.
+        models: One for each objective, None for one that is forecast exactly.
+        estimated: (m,) bools, the objectives whose models start from an estimate.
+        constraints: Models of what must be at most 0.
+        forecasts: What plans tell.
+
+    Attributes:
+        pending: (k, m) losses that what is being trained is believed to reach.
+    """
+
+    def __init__(
+        self,
+        unit: UnitSpace,
+        features: Features,
+        models: Sequence[Model | None],
+        estimated: np.ndarray,
+        constraints: Sequence[Model],
+        forecasts: Forecasts,
+    ) -> None:
+        self._unit = unit
+        self._features = features
+        self._models = tuple(models)
+        self._estimated = estimated
+        self._constraints = tuple(constraints)
+        self._forecasts = forecasts
+        self.pending = np.zeros((0, len(models)))
+        self._bounds = np.zeros((0, len(models)))
+        self._volume = 0.0
+        self._tells = bool(estimated.any()) or any(model is None for model in models)
+
+    def believe(self, points: np.ndarray, told: np.ndarray | None = None) -> Belief:
+        """What is believed of `points` (k, D).
+
+        Args:
+            points: Candidates, or what was tried.
+            told: (k, m) their forecast losses where these are at hand; then no plan is looked at.
+        """
+        chance = np.ones(len(points))
+        if told is None:
+            told, chance = self._read(points)
+        inputs = self._features(points)
+        mean, deviation = told.copy(), np.zeros_like(told)
+        for index, model in enumerate(self._models):
+            if model is not None:
+                estimates = told[:, index] if self._estimated[index] else None
+                mean[:, index], deviation[:, index] = model.predict(inputs, estimates)
+        for model in self._constraints:
+            centre, width = model.predict(inputs, None)
+            chance = chance * below(model.shape.warp(np.zeros(1)), centre, width)[:, 0]
+        return Belief(points, mean, deviation, chance)
+
+    def expect(self, points: np.ndarray) -> None:
+        """Take `points` (k, D), which are being trained, to end as they are believed to."""
+        belief = self.believe(points)
+        inputs = self._features(points)
+        self._models = tuple(None if model is None else model.expecting(inputs) for model in self._models)
+        hoped = self.losses(belief)[belief.chance > 0.5]
+        self.pending = hoped[np.isfinite(hoped).all(axis=1)]
+
+    def losses(self, belief: Belief, *, optimism: float = 0.0) -> np.ndarray:
+        """(k, m) losses at the mean less so many standard deviations."""
+        hoped = belief.mean - optimism * belief.deviation
+        for index, model in enumerate(self._models):
+            if model is not None:
+                hoped[:, index] = model.losses(hoped[:, index])
+        return hoped
+
+    def aim(self, generator: np.random.Generator, front: np.ndarray, reference: np.ndarray, belief: Belief) -> None:
+        """Lay out the points by which `improvement` is measured.
+
+        Args:
+            generator: Of the points.
+            front: (f, m) losses reached.
+            reference: (m,) losses beyond which nothing counts.
+            belief: Of candidates whose hopes bound what can be improved.
+        """
+        hopes = self.losses(belief, optimism=OPTIMISM)[belief.chance > 0.0]
+        hopes = hopes[np.isfinite(hopes).all(axis=1) & (hopes < reference).all(axis=1)]
+        if not len(hopes):
+            return
+        self._bounds, self._volume = undominated_points(generator, front, hopes.min(axis=0), reference, hopes)
+
+    def improvement(self, belief: Belief) -> np.ndarray:
+        """(k,) expected hypervolume improvements, times the chance of meeting the constraints."""
+        count = len(belief.points)
+        if not len(self._bounds):
+            return np.zeros(count)
+        product = np.ones((count, len(self._bounds)), dtype=np.float32)
+        for index, model in enumerate(self._models):
+            bounds = self._bounds[:, index]
+            if model is None:
+                product *= belief.mean[:, index][:, None] <= bounds[None, :]
+            else:
+                product *= below(model.shape.warp(bounds), belief.mean[:, index], belief.deviation[:, index])
+        # where improvement and breach go together, as at every bound, their product alone would go for the breach
+        likely = np.where(belief.chance >= 0.5, belief.chance, UNLIKELY * belief.chance)
+        return np.nan_to_num(product.sum(axis=1, dtype=float) * self._volume * likely)
+
+    def _read(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What plans tell: losses (k, m), NaN where nothing, and (k,) 0 where there is no hope, else 1."""
+        told = np.full((len(points), len(self._models)), np.nan)
+        chance = np.ones(len(points))
+        if not self._tells and not self._forecasts.conditional:
+            return told, chance
+        for index, point in enumerate(points):
+            params = self._unit.decode(point)
+            if self._forecasts.conditional and self._forecasts.hopeless(params):
+                chance[index] = 0.0
+            elif self._tells:
+                told[index] = self._forecasts.of(params)[0]
+        # of no use, but a model needs a number
+        told[chance == 0.0] = 1.0
+        return told, chance

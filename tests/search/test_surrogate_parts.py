@@ -1,0 +1,213 @@
+import numpy as np
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+
+from forgefront.search.knowledge import Forecast, Knowledge, VariablePlace
+from forgefront.search.observations import Observation
+from forgefront.search.samplers.evidence import Forecasts, gather, kept, levelled
+from forgefront.search.samplers.features import Features
+from forgefront.search.samplers.groups import group_variables
+from forgefront.search.samplers.proposals import Proposals
+from forgefront.search.samplers.unit_space import UnitSpace
+from forgefront.studies.conditions import Condition
+
+STAGES = (2, 3)
+PLACES = {
+    f"{kind}/{stage}.{layer}": VariablePlace(kind, (f"s{stage}", f"s{stage}.{layer}"), True, (layer + 1) / 10)
+    for kind in ("sparsity", "bits")
+    for stage, layers in enumerate(STAGES)
+    for layer in range(layers)
+}
+SPACE = {
+    name: FloatDistribution(0.0, 0.9, step=0.05) if place.kind == "sparsity" else IntDistribution(0, 3)
+    for name, place in PLACES.items()
+} | {
+    "strength": FloatDistribution(0.0, 2.0),
+    "rate": FloatDistribution(1e-5, 1e-1, log=True),
+    "width": IntDistribution(1, 100, log=True),
+    "odd": IntDistribution(1, 9, step=4),
+    "choice": CategoricalDistribution(["a", "b", None]),
+}
+UNIT = UnitSpace(SPACE)
+GROUPS = group_variables(UNIT.names, PLACES)
+
+
+def drawn(count=200, seed=0):
+    return Proposals(UNIT, GROUPS).spread(np.random.default_rng(seed), count, 200)
+
+
+def observation(number, losses, params=None, **more):
+    losses = np.array(losses, dtype=float)
+    return Observation(number, params or {}, losses, np.zeros(len(losses)), **more)
+
+
+def test_points_are_params_and_back():
+    for point in drawn():
+        params = UNIT.decode(point)
+        assert UNIT.holds(params)
+        assert all(SPACE[name]._contains(SPACE[name].to_internal_repr(params[name])) for name in SPACE)
+        assert UNIT.decode(UNIT.encode(params)) == pytest.approx(params)
+
+
+def test_the_ends_of_every_variable_are_points():
+    low, high = UNIT.decode(np.zeros(len(UNIT))), UNIT.decode(np.ones(len(UNIT)))
+    for name, space in SPACE.items():
+        ends = space.choices[0::2] if isinstance(space, CategoricalDistribution) else (space.low, space.high)
+        assert (low[name], high[name]) == pytest.approx(ends) if ends[1] is not None else high[name] is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"strength": 2.1}, {"bits/0.0": 4}, {"choice": "c"}, {"rate": 0.5}],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_is_out_of_the_space_is_not_held(change):
+    params = UNIT.decode(drawn(1)[0])
+    assert UNIT.holds(params)
+    assert not UNIT.holds(params | change)
+    assert not UNIT.holds({name: params[name] for name in params if name not in change})
+
+
+def test_categories_are_equally_far_from_each_other():
+    points = np.zeros((3, len(UNIT)))
+    points[:, UNIT.names.index("choice")] = [0.0, 0.5, 1.0]
+    hot = UNIT.one_hot(points, UNIT.names.index("choice"))
+    distances = np.linalg.norm(hot[:, None] - hot[None, :], axis=2)
+    assert distances == pytest.approx(1 - np.eye(3))
+
+
+def named(columns):
+    return {UNIT.names[index] for index in columns}
+
+
+def test_groups_go_from_the_network_to_its_stages():
+    network, stages = GROUPS.nested["sparsity"]
+    assert [named(part) for part in network] == [{name for name in PLACES if name.startswith("sparsity")}]
+    assert [len(part) for part in stages] == list(STAGES)
+    assert named(GROUPS.free) == {"strength", "rate", "width", "odd", "choice"}
+    # a layer's sparsity and bits move together too
+    assert {"sparsity/1.2", "bits/1.2"} in [named(part) for part in GROUPS.joint]
+    assert set(PLACES) in [named(part) for part in GROUPS.joint]
+
+
+def test_without_places_every_variable_is_free():
+    groups = group_variables(UNIT.names, {})
+    assert len(groups.free) == len(UNIT)
+    assert groups.membership(len(UNIT)).shape == (0, len(UNIT))
+    assert len(Features(UNIT, groups)(drawn(5))) == 5
+
+
+def test_spread_samples_cover_all_levels_as_independent_ones_do_not():
+    columns = GROUPS.kinds["sparsity"]
+    levels = drawn(400)[:, columns].mean(axis=1)
+    independent = np.random.default_rng(0).random((400, len(columns))).mean(axis=1)
+    assert levels.std() > 1.5 * independent.std()
+    assert levels.min() < 0.12
+    assert levels.max() > 0.88
+
+
+def test_single_layers_deviate_more_as_trials_come_in():
+    proposals = Proposals(UNIT, GROUPS)
+    columns = GROUPS.nested["sparsity"][1][1]
+    early, late = (
+        proposals.spread(np.random.default_rng(0), 300, trials)[:, columns].std(axis=1).mean() for trials in (8, 300)
+    )
+    assert late > 2 * early
+
+
+def test_children_are_on_the_grid_and_mostly_new():
+    parents = drawn(6)
+    proposals = Proposals(UNIT, GROUPS)
+    children = proposals.children(np.random.default_rng(1), parents, 300)
+    assert children.shape == (300, len(UNIT))
+    assert UNIT.snapped(children) == pytest.approx(children)
+    known = {point.tobytes() for point in parents}
+    assert np.mean([child.tobytes() in known for child in children]) < 0.3
+    assert proposals.children(np.random.default_rng(1), parents[:1], 3).shape == (3, len(UNIT))
+
+
+def test_small_reach_makes_small_moves():
+    parents = drawn(1)
+    proposals = Proposals(UNIT, GROUPS)
+    near, far = (
+        np.abs(proposals.children(np.random.default_rng(2), parents, 300, reach=reach) - parents)[:, :-1].mean()
+        for reach in (0.1, 1.0)
+    )
+    assert near < 0.6 * far
+
+
+def test_stopped_trials_are_shifted_by_what_complete_ones_gained():
+    complete = [
+        observation(index, [1.0 + index, 5.0], rungs={0.5: np.array([2.0 + index + 0.1 * index, 5.0])})
+        for index in range(5)
+    ]
+    stopped = observation(5, [3.0, np.nan], fraction=0.5)
+    losses, errors = levelled([*complete, stopped], 2)
+    gains = np.array([-1.0 - 0.1 * index for index in range(5)])
+    assert losses[5, 0] == pytest.approx(3.0 + np.median(gains))
+    assert errors[5, 0] == pytest.approx(gains.std())
+    assert np.isnan(losses[5, 1])
+    assert losses[:5, 0] == pytest.approx([1.0, 2.0, 3.0, 4.0, 5.0])
+    # two complete trials tell too little
+    assert np.isnan(levelled([*complete[:2], stopped], 2)[0][2]).all()
+
+
+def test_of_many_observations_the_front_and_the_latest_are_kept():
+    draws = np.random.default_rng(0)
+    many = [observation(number, [number + 1.0, draws.random() + 1.0]) for number in range(500)]
+    best = [observation(500, [0.0, 0.5]), observation(501, [0.5, 0.0])]
+    later = [observation(number, [1000.0, 1000.0]) for number in range(502, 600)]
+    chosen = kept([*many, *best, *later], 50)
+    numbers = [one.number for one in chosen]
+    assert len(chosen) == 50
+    assert numbers == sorted(numbers)
+    assert {500, 501} <= set(numbers)
+    assert set(range(552, 600)) <= set(numbers)
+    assert kept(many[:50], 50) == many[:50]
+
+
+def test_evidence_knows_what_is_feasible_exact_and_broken():
+    points = drawn(4)
+    params = [UNIT.decode(point) for point in points]
+    trials = [
+        create_trial(params=one, distributions=SPACE, values=[0.5, 1.0], constraints={"told": told, "free": free})
+        for one, told, free in zip(params, [0.1, -1, -1, -1], [-1.0, 0.2, -1.0, -1.0], strict=True)
+    ]
+    for trial in trials:
+        assert trial.state == TrialState.COMPLETE
+    known = Knowledge(
+        {"accuracy": "maximize", "size": "minimize"},
+        forecast=lambda params: {"size": Forecast(0.3, True), "told": Forecast(1.0, True)},
+        conditions=(Condition("told", "<=", 2.0), Condition("free", "<=", 2.0)),
+    )
+    forecasts = Forecasts(known, ["accuracy", "size"], np.array([-1.0, 1.0]))
+    seen = [
+        observation(0, [-0.5, 1.0], params[0], violation=0.1),
+        observation(1, [-0.5, 1.0], params[1], violation=0.2),
+        observation(2, [-0.5, np.inf], params[2]),
+        observation(3, [-0.5, 1.0], params[3]),
+        observation(4, [-0.5, 1.0], {"other": 1.0}),
+    ]
+    evidence = gather(seen, trials, UNIT, forecasts, {})
+    assert evidence.numbers == (0, 1, 2, 3)
+    assert evidence.points == pytest.approx(np.array([UNIT.encode(one) for one in params]))
+    assert evidence.feasible.tolist() == [False, False, False, True]
+    assert evidence.exact.tolist() == [False, True]
+    assert np.isnan(evidence.told[:, 0]).all()
+    assert evidence.told[:, 1] == pytest.approx([0.3] * 4)
+    assert list(evidence.constraints) == ["told", "free"]
+
+
+def test_conditions_that_plans_settle_need_no_model():
+    points = drawn(1)
+    params = UNIT.decode(points[0])
+    condition = Condition("macs", "<=", 2.0)
+    known = Knowledge(
+        {"loss": "minimize"}, forecast=lambda params: {"macs": Forecast(3.0, True)}, conditions=(condition,)
+    )
+    forecasts = Forecasts(known, ["loss"], np.ones(1))
+    trial = create_trial(params=params, distributions=SPACE, value=1.0, constraints={str(condition): 1.0, "else": 0.5})
+    evidence = gather([observation(0, [1.0], params, violation=1.5)], [trial], UNIT, forecasts, {})
+    assert list(evidence.constraints) == ["else"]
+    assert forecasts.hopeless(params)

@@ -1,0 +1,326 @@
+"""Real trials that are stopped early, repeated, killed, short of memory, or without room on the disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from forgefront.search.engines.base import Standing, TrialRequest
+from forgefront.search.halving import in_smaller_batches
+from forgefront.search.run_folder import RunFolder
+from forgefront.search.trial import TrialContext
+from forgefront.spaces.known import ladder
+from forgefront.studies.errors import InputError, RunError, TrialError
+from forgefront.studies.seeds import Seed
+from forgefront.trainers import checkpoint
+from forgefront.trainers.memory import is_out_of_memory
+from forgefront.trainers.models import digits_cnn
+
+STUDY = """
+[study]
+name = "small"
+
+[task]
+data = { name = "digits", train_images = 256, validation = { from = "train", count = 200 } }
+model = { name = "digits-cnn", width = 8 }
+
+[training]
+steps = 40
+batch_size = 32
+threads = 1
+
+[space]
+granularity = "stage"
+sparsity = { high = 0.8, structure = ["filter"] }
+clusters = ["none", 16]
+weight_bits = [8, 4]
+
+[[objectives]]
+name = "accuracy"
+
+[[objectives]]
+name = "mce"
+severities = [3]
+images = 100
+corruptions = ["contrast"]
+
+[[objectives]]
+name = "compression_ratio"
+
+[[objectives]]
+name = "macs"
+
+[search]
+seeds = 2
+"""
+SEARCH = """
+[search.early_stopping]
+rungs = [0.5, 0.75]
+keep = 0.5
+warm_up = 2
+images = 50
+"""
+
+
+def quiet(progress):
+    pass
+
+
+@pytest.fixture(scope="module")
+def control(tmp_path_factory):
+    """A run folder whose control has finished."""
+    folder = tmp_path_factory.mktemp("control")
+    RunFolder.create(folder, STUDY)
+    assert TrialContext(folder)(TrialRequest(0, {}, "control"), quiet).result["state"] == "complete"
+    return folder
+
+
+@pytest.fixture
+def run(control, tmp_path):
+    """A function that makes a run with the control told, and more in its study file."""
+
+    def make(more: str = "", where: Path | None = None) -> TrialContext:
+        folder = (where or tmp_path) / "run"
+        shutil.copytree(control, folder)
+        (folder / "study.toml").write_text(STUDY + more)
+        return TrialContext(folder)
+
+    return make
+
+
+def params(context, number=1):
+    return ladder(context.space, 3)[number]
+
+
+def outcome(context, number=5, role="search", **options):
+    return context(TrialRequest(number, params(context), role, **options), quiet).result
+
+
+def numbers(result):
+    """What does not depend on the clock, nor on how the result came about."""
+    history = [{key: value for key, value in row.items() if key != "seconds"} for row in result["history"]]
+    kept = {key: value for key, value in result.items() if key not in ("seconds", "history", "rungs", "repeats")}
+    return json.loads(json.dumps({**kept, "history": history}))
+
+
+def weights(context, number=5):
+    return context.candidate(number).model.state_dict()
+
+
+# early stopping
+
+BEST = {"accuracy": 1.0, "mce": 0.0, "compression_ratio": 1e3, "macs": 1.0}
+WORST = {"accuracy": 0.0, "mce": 1e4, "compression_ratio": 0.1, "macs": 1e12}
+
+
+def standing(*rungs):
+    return Standing(rungs=tuple(tuple(one) for one in rungs))
+
+
+def test_a_trial_that_is_behind_is_stopped(run):
+    context = run(SEARCH)
+    result = outcome(context, standing=standing([BEST] * 2 + [WORST], []))
+    assert result["state"] == "pruned"
+    assert result["reason"] == "stopped after 50 % of its training, behind others of 3 there"
+    (rung,) = result["rungs"]
+    assert (rung["fraction"], rung["step"]) == (0.5, 20)
+    assert set(rung["values"]) == set(BEST)
+    assert rung["values"]["macs"] == context.knowledge.forecast(result["params"])["macs"].value
+    assert "raw" not in result
+    assert context.folder.result(5) == result
+
+
+@pytest.mark.parametrize(
+    ("role", "rungs"),
+    [
+        ("seed", [[BEST] * 9, [BEST] * 9]),
+        ("search", [[BEST], [BEST]]),
+        ("search", [[WORST] * 9, [WORST] * 9]),
+        ("search", []),
+    ],
+    ids=["a seed", "too few to compare with", "ahead", "the first"],
+)
+def test_a_trial_that_goes_on_is_as_if_nobody_had_looked(run, tmp_path, role, rungs):
+    watched = run(SEARCH)
+    result = outcome(watched, role=role, standing=standing(*rungs))
+    assert result["state"] == "complete"
+    assert [rung["step"] for rung in result["rungs"]] == [20, 30]
+    plain = run(where=tmp_path / "plain")
+    unwatched = outcome(plain, role=role)
+    assert "rungs" not in unwatched
+    assert numbers(unwatched) == numbers(result)
+    first, second = weights(plain), weights(watched)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    # the rung after which all is at its final compression already
+    assert result["rungs"][1]["values"]["macs"] == result["raw"]["macs"]["macs"]
+
+
+def test_the_control_is_never_compared(run):
+    context = run(SEARCH)
+    context.folder.discard(0)
+    result = context(TrialRequest(0, {}, "control", standing([BEST] * 9, [BEST] * 9)), quiet).result
+    assert result["state"] == "complete"
+    assert "rungs" not in result
+
+
+def test_rungs_in_a_training_that_is_too_short_are_refused(run):
+    context = run("\n[search.early_stopping]\nrungs = [0.25, 0.5]\n")
+    with pytest.raises(InputError, match=r"rungs` must leave at least 20 training steps .*; found 10 of 40"):
+        context.problem()
+    assert run(SEARCH, context.folder.path / "other").problem().rungs == (0.5, 0.75)
+
+
+# repeats
+
+
+@pytest.mark.parametrize(("front", "trainings"), [([], 2), ([WORST], 2), ([WORST, BEST], 0)])
+def test_a_candidate_of_the_front_is_trained_again(run, front, trainings):
+    context = run("repeats = 3\n")
+    result = outcome(context, standing=Standing(front=tuple(front)))
+    raws = [result["raw"], *result.get("repeats", [])]
+    assert len(raws) == 1 + trainings
+    # other seeds, other networks
+    assert len({json.dumps(raw["mce"]) + json.dumps(raw["compression_ratio"]) for raw in raws}) == len(raws)
+    assert not any(entry.is_dir() for entry in context.folder.trial(5).iterdir())
+    assert context.candidate(5).plan.to_dict() == result["plan"]
+
+
+# killed in training
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from forgefront.search.engines.base import TrialRequest
+from forgefront.search.trial import TrialContext
+from forgefront.spaces.known import ladder
+from forgefront.trainers import checkpoint
+checkpoint.SECONDS = 0.0
+def report(progress):
+    if progress.step >= 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+context = TrialContext(Path(sys.argv[1]))
+context(TrialRequest(5, ladder(context.space, 3)[1]), report)
+"""
+
+
+def test_a_trial_killed_in_training_goes_on_from_its_last_epoch(run, tmp_path, monkeypatch):
+    context, whole = run(SEARCH), run(SEARCH, tmp_path / "whole")
+    program = [sys.executable, "-c", KILLED, str(context.folder.path)]
+    assert subprocess.run(program, check=False).returncode == -9
+    assert [path.name for path in context.folder.checkpoints.iterdir()] == ["5.pt"]
+    context.folder.discard_attempts()
+    context.folder.discard(5)
+    seen = []
+    monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    resumed = context(TrialRequest(5, params(context)), seen.append).result
+    assert seen[0].epoch == 4
+    expected = outcome(whole)
+    assert numbers(resumed) == numbers(expected)
+    assert resumed["rungs"] == expected["rungs"]
+    first, second = weights(context), weights(whole)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert list(context.folder.checkpoints.iterdir()) == []
+
+
+# memory
+
+
+def hungry(most):
+    """What a network that can train with at most `most` images does, with the allocator's own error."""
+
+    def hook(module, inputs):
+        if module.training and len(inputs[0]) > most:
+            torch.empty(2**50)
+
+    return hook
+
+
+@pytest.mark.parametrize(("most", "parts"), [(32, 1), (16, 2), (5, 8)])
+def test_a_training_short_of_memory_takes_smaller_batches(run, monkeypatch, most, parts):
+    monkeypatch.setattr(digits_cnn, "digits_cnn", _watched(digits_cnn.digits_cnn, hungry(most)))
+    result = outcome(run())
+    assert result["state"] == "complete"
+    line = f"batch halved to {32 // parts} with accumulation over {parts} (out of memory)"
+    assert [one for one in result["deviations"] if "memory" in one] == ([line] if parts > 1 else [])
+    assert result["history"][-1]["step"] == 40
+
+
+def test_a_training_that_no_batch_is_small_enough_for_fails(run, monkeypatch):
+    monkeypatch.setattr(digits_cnn, "digits_cnn", _watched(digits_cnn.digits_cnn, hungry(3)))
+    result = outcome(run())
+    assert result["state"] == "failed"
+    assert result["reason"].startswith("out of memory, also with batches of 4 instead of 32 (")
+
+
+def test_a_measurement_short_of_memory_takes_smaller_batches(run):
+    def hook(module, inputs):
+        if not module.training and len(inputs[0]) > 100:
+            bytearray(2**60)
+
+    context = run()
+    first = outcome(context, 6)
+    candidate = context.candidate(6)
+    candidate.model.register_forward_pre_hook(hook)
+    found = context.artefacts(6, candidate)
+    subject = context.subject(candidate, found, context.control_artefacts(), seed=Seed(0), split="validation")
+    raw, deviations = context.measured(subject)
+    assert deviations == ["measured in batches of 62 instead of 500 (out of memory)"]
+    assert raw["accuracy"] == first["raw"]["accuracy"]
+
+
+def _watched(build, hook):
+    def built(*arguments, **options):
+        model = build(*arguments, **options)
+        model.register_forward_pre_hook(hook)
+        return model
+
+    return built
+
+
+@pytest.mark.parametrize("halvings", [0, 1, 3, 9])
+def test_halving_begins_where_it_is_told_to_and_ends(halvings):
+    tried = []
+
+    def attempt(now):
+        tried.append(now)
+        return bytearray(2**62)
+
+    with pytest.raises(TrialError, match="also with batches of 8 instead of 64"):
+        in_smaller_batches(attempt, 64, halvings=halvings)
+    assert tried == list(range(min(halvings, 3), 4))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_counts_as_short_of_memory(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+# the disk
+
+
+def test_a_trial_without_room_has_no_result_and_runs_again(run, small_disk):
+    context = run(where=small_disk)
+    filler = small_disk / "filler"
+    free = shutil.disk_usage(small_disk).free
+    filler.write_bytes(bytes(free - 8192))
+    with pytest.raises(RunError, match=r"must be writable while a study runs; found that it is not \(.*\)\. What had"):
+        outcome(context)
+    assert context.folder.result(5) is None
+    assert [entry.name for entry in context.folder.trials.iterdir()] == ["0"]
+    filler.unlink()
+    assert outcome(context)["state"] == "complete"
