@@ -12,8 +12,8 @@ zero gets no gradient (Zhu & Gupta 2017). What starts when, in fractions of trai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
@@ -128,6 +128,34 @@ class Attached:
         for quantizer in quantizers:
             quantizer.freeze()
         self.finalized = True
+
+    def state(self) -> dict[str, Any]:
+        """How far the compression is, besides what the model's modules hold, for a checkpoint.
+
+        The tensors are those in use, not copies.
+        """
+        return {
+            "flags": [self._last, self._pruned, self._clustered, self._quantizing],
+            "deviations": list(self.deviations),
+            "weight_masks": [mask.state() for mask in self.weight_masks],
+            "filter_masks": [mask.state() for mask in self.filter_masks],
+            "learned": None if self.learned is None else self.learned.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave, in a model that was attached in the same way and not trained yet.
+
+        The modules' own state must be restored before.
+        """
+        self._last, self._pruned, self._clustered, self._quantizing = state["flags"]
+        # shared with the masks, which note theirs here too
+        self.deviations[:] = state["deviations"]
+        for mask, saved in zip(self.weight_masks, state["weight_masks"], strict=True):
+            mask.restore(saved)
+        for group, saved in zip(self.filter_masks, state["filter_masks"], strict=True):
+            group.restore(saved)
+        if self.learned is not None:
+            self.learned.restore(state["learned"])
 
     def removed(self) -> Removed:
         """Filters that the masks hold at zero, for real removal."""

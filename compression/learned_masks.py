@@ -18,8 +18,8 @@ Masked where it is made it would be an exact zero, through which a ReLU passes n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -205,6 +205,25 @@ class LearnedMasks:
         """Target and what was reached, JSON values."""
         with torch.no_grad():
             return {"target": self.target, "reached": float(self.share())}
+
+    def state(self) -> dict[str, Any]:
+        """What it holds besides the model's tensors and the masks' flags, for a checkpoint."""
+        importance = [unit.importance for unit in self._units]
+        return {
+            "frozen": self.frozen,
+            "now": self._now,
+            "phase": self._phase,
+            "growth": self._growth,
+            "importance": importance,
+        }
+
+    @torch.no_grad()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.frozen, self._now, self._phase = state["frozen"], state["now"], state["phase"]
+        self._growth.copy_(state["growth"])
+        for unit, importance in zip(self._units, state["importance"], strict=True):
+            unit.importance.copy_(importance)
 
     @torch.no_grad()
     def _start_from_importance(self) -> None:

@@ -132,6 +132,14 @@ class LayerMask:
         (masked,) = self.masked
         return self._surviving(masked.simulator(masked.latent().detach()))
 
+    def state(self) -> dict[str, Any]:
+        """What it holds besides the simulator's buffers, for a checkpoint."""
+        return {"rows": self._rows, "columns": self._columns}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave; the simulator's buffers are restored with the model's."""
+        self._rows, self._columns = (state[key].to(self.simulator.keep.device) for key in ("rows", "columns"))
+
     def _surviving(self, weight: Tensor) -> Tensor:
         return weight.index_select(0, self._rows).index_select(1, self._columns)
 
@@ -188,6 +196,7 @@ class GroupMask:
         self.scored: list[MaskedTensor] = []
         self._targets: list[tuple[MaskWeight, Member]] = []
         self._readers: list[tuple[MaskedTensor, Member]] = []
+        self._reads = False
         device = next(model.parameters()).device
         self.keep = torch.ones(group.channels, dtype=torch.bool, device=device)
         for member, module, tensor in made_by(model, group):
@@ -233,10 +242,22 @@ class GroupMask:
     @torch.no_grad()
     def mask_readers(self) -> None:
         """Put the weights that read masked channels to zero too; call it once, when the mask is final."""
+        self._reads = True
         for masked, member in self._readers:
             masked.simulator.keep.flatten()[list(member.own)] = self.keep[list(member.root)]
             masked.zero_latent()
             self.masked.append(masked)
+
+    def state(self) -> dict[str, Any]:
+        """What it holds besides the simulators' buffers, for a checkpoint."""
+        return {"keep": self.keep, "readers": self._reads}
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave, in a mask that was never final; the simulators' buffers come with the model's."""
+        self.keep.copy_(state["keep"])
+        if state["readers"]:
+            self.mask_readers()
 
     def removed(self) -> list[int]:
         """The channels that are masked, as the leader counts them, ascending."""

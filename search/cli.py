@@ -37,8 +37,15 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a ru
 RunsArgument = Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of one run or more.")]
 TrialsOption = Annotated[int | None, typer.Option("--trials", min=1, help="Trials in all, control and seeds included.")]
 TimeoutOption = Annotated[float | None, typer.Option("--timeout", min=0.0, help="Stop asking after this many seconds.")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Local processes that run trials.")]
-EngineOption = Annotated[str | None, typer.Option("--engine", help="serial or processes; by default as workers ask.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Trials that run at the same time.")]
+EngineOption = Annotated[
+    str | None,
+    typer.Option("--engine", help="serial, processes, or ray (a cluster); by default as workers ask."),
+]
+StorageOption = Annotated[
+    str | None,
+    typer.Option("--storage", metavar="URL", help="Database instead of study.db, such as postgresql://host/name."),
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key of the study file.")
 ]
@@ -65,7 +72,7 @@ def run(
     timeout: TimeoutOption = None,
     workers: WorkersOption = None,
     engine: EngineOption = None,
-    storage: Annotated[str | None, typer.Option("--storage", help="Optuna storage URL instead of study.db.")] = None,
+    storage: StorageOption = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the run, when not the study's.")] = None,
     settings: SetOption = None,
 ) -> None:
@@ -96,6 +103,37 @@ def resume(
 
 
 @app.command()
+def worker(
+    source: Annotated[
+        str, typer.Argument(metavar="STUDY|RUN", help="A study file, a shipped study's name, or a run's folder.")
+    ],
+    storage: StorageOption = None,
+    trials: TrialsOption = None,
+    timeout: TimeoutOption = None,
+    presumed_dead: Annotated[
+        float, typer.Option("--presumed-dead", min=1.0, help="Seconds of silence after which a worker's trial is free.")
+    ] = 60.0,
+    settings: SetOption = None,
+) -> None:
+    """Work on a study that is kept on a PostgreSQL server, beside other workers on any machines.
+
+    Each runs one trial at a time until the study holds its trials; none is needed for the others to go on. They share
+    the server and the run's folder. A trial whose worker died is taken over; Ctrl-C and SIGTERM give it back at once.
+    """
+    from .workers.launch import work
+
+    with _interruptible():
+        work(
+            source,
+            storage=storage,
+            overrides=settings or [],
+            trials=trials,
+            timeout=timeout,
+            presumed_dead=presumed_dead,
+        )
+
+
+@app.command()
 def status(run: RunArgument) -> None:
     """Say how far a run is: trials, the running one, front, hypervolume, who holds it."""
     from .run import load_run
@@ -109,13 +147,20 @@ def status(run: RunArgument) -> None:
 def front(
     runs: RunsArgument,
     format: Annotated[TableFormat, typer.Option("--format", help="Form of the table on stdout.")] = TableFormat.table,
-    plot: Annotated[Path | None, typer.Option("--plot", help="Also draw the front to this PNG, PDF or SVG.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            help="Also draw to this PNG, PDF or SVG: every pair of objectives, parallel coordinates, hypervolume.",
+        ),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Every trial, not only the front.")] = False,
 ) -> None:
     """Print the feasible non-dominated trials, of one run or of several together.
 
-    Several runs must have the same objectives. Their values are compared as they stand; corruption error, compression
-    ratio and latency are relative to each run's own dense control.
+    The column "like" names the members that lie within two standard errors of one in every objective: a choice between
+    them is one by chance. Several runs must have the same objectives. Their values are compared as they stand;
+    corruption error, compression ratio and latency are relative to each run's own dense control.
     """
     from .merged_front import MergedRuns
     from .run import load_run
@@ -138,18 +183,50 @@ def pick(
     where: Annotated[
         list[str] | None, typer.Option("--where", help="A condition, such as 'latency_ms<=2'; may be repeated.")
     ] = None,
-    prefer: Annotated[str, typer.Option("--prefer", help="knee, balanced, or weights: accuracy=2,mce=1.")] = "knee",
+    prefer: Annotated[
+        str,
+        typer.Option(
+            "--prefer",
+            help="knee, balanced, hypervolume, weights: accuracy=2,mce=1, or a place on the front: "
+            "pseudo-weights=accuracy:0.5,mce:0.5.",
+        ),
+    ] = "knee",
+    interactive: Annotated[bool, typer.Option("--interactive", help="Narrow the front down on the terminal.")] = False,
 ) -> None:
     """Choose one trial of the front and say why; its number goes to stdout."""
     from .run import load_run
 
-    choice = load_run(run).pick(where=where or [], prefer=prefer)
-    for line in choice.reasons:
-        _say(line)
-    for line in choice.alternatives:
-        _say(f"  or {line}")
+    loaded = load_run(run)
+    if interactive:
+        from .choice_dialogue import choose
+
+        with _interruptible():
+            choice = choose(loaded, where=where or [], prefer=prefer)
+    else:
+        choice = loaded.pick(where=where or [], prefer=prefer)
+        for line in choice.reasons:
+            _say(line)
+        for line in choice.alternatives:
+            _say(f"  or {line}")
     _say(f"next: forgefront deploy {run} --trial {choice.number} --out deployed")
     typer.echo(choice.number)
+
+
+@app.command()
+def report(
+    run: RunArgument,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML file to write; by default RUN/report.html.", metavar="FILE")
+    ] = None,
+) -> None:
+    """Write one HTML file that shows the whole run, readable offline and on a phone; its path goes to stdout."""
+    from .report import write_report
+    from .run import load_run
+
+    file = out or run / "report.html"
+    for line in write_report(load_run(run), file):
+        _say(line)
+    typer.echo(file)
 
 
 @app.command()
@@ -174,6 +251,9 @@ def validate(
         Path | None,
         typer.Option("--archive", help="A -C archive to read corrupted images from, instead of making them."),
     ] = None,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, help="Trainings of each to score, under seeds of their own; their means.")
+    ] = 1,
     plots: Annotated[
         Path | None,
         typer.Option("--plots", metavar="DIR", help="Folder of the pictures; by default RUN/validation/plots."),
@@ -183,8 +263,9 @@ def validate(
     """Score trials by the published protocol on the test split, which the search never saw, beside controls.
 
     Fifteen corruptions at five severities, PGD with 50 steps and 10 restarts, an audit against false robustness, and
-    the study's own objectives. Every step is kept as soon as it is measured: after Ctrl-C, a crash or a reboot the same
-    command goes on where it stopped.
+    the study's own objectives. With --repeats each is trained again under other seeds, so that standard errors and
+    differences count what chance in training does. Every step is kept as soon as it is measured: after Ctrl-C, a crash
+    or a reboot the same command goes on where it stopped.
     """
     from .run import load_run
     from .validate import validate as validate_trials
@@ -195,7 +276,7 @@ def validate(
         loaded.study, images=images, corruptions=corruptions, attack=attack, epsilon=epsilon, archive=archive
     )
     with _interruptible():
-        found = validate_trials(loaded, trial, protocol=protocol, say=_say)
+        found = validate_trials(loaded, trial, protocol=protocol, repeats=repeats, say=_say)
         for file in found.draw(plots or run / "validation" / "plots"):
             _say(f"wrote {file}")
     typer.echo(found.text(format.value))

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from ..studies.errors import InputError, RunError, TrialError
+from ..studies.errors import RunError
+from .disk import disk_fails
 from .engines.base import Engine, TrialOutcome, TrialProgress, TrialRequest
-from .events import Event, Preparing, StudyFinished, StudyStarted, TrialFinished, TrialStarted
-from .lock import coordinator_lock
-from .non_dominated import feasible
+from .events import Event, Preparing, StudyFinished, StudyStarted, TrialStarted
+from .interrupts import Interrupts
+from .lock import Held, coordinator_lock
 from .problem import CONTROL, Prepared, Problem
 from .record import StudyRecord
 from .run_folder import RunFolder
-from .score_columns import audit_text
+from .server_record import PatientRecord
 from .stopping import StopRules, stop_rules
 from .storage import open_storage, sqlite_url
+from .telling import ControlFailedError, check_control, finished_event, stored_outcome, tell
 
 if TYPE_CHECKING:
     from ..studies.schema import Study
@@ -33,17 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["ControlFailedError", "Coordinator", "Interrupted", "coordinator_for"]
 
 POLL_SECONDS = 0.5
-# no room, over a quota, mounted read-only, a failing disk
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM stopped the run; everything that had finished is stored, what was running will rerun."""
-
-
-class ControlFailedError(TrialError):
-    """The dense control, which every score is stated against, failed; the study cannot go on."""
 
 
 class Coordinator:
@@ -86,8 +78,7 @@ class Coordinator:
         self._stopped: str | None = None
         self._url = url or sqlite_url(folder.database)
         self._prepare = prepare
-        self._stopping = False
-        self._waiting = False
+        self._interrupts = Interrupts()
         self._remarks: tuple[str, ...] = ()
 
     def run(self, on_event: Callable[[Event], None] = lambda event: None) -> StudyFinished:
@@ -100,12 +91,13 @@ class Coordinator:
             ControlFailedError: Trial 0 failed, now or in a former life of the run.
             Interrupted: Ctrl-C or SIGTERM; the state is safe.
         """
-        with coordinator_lock(self._folder.lock, self._url, name=self._problem.name), self._signals():
+        lock = coordinator_lock(self._folder.lock, self._url, name=self._problem.name)
+        with lock as held, self._interrupts.caught():
             try:
                 self._problem = self._prepared(on_event)
                 database = open_storage(self._url, create=True)
                 try:
-                    finished = self._run(StudyRecord(database, self._problem, self._sampler), on_event)
+                    finished = self._run(self._record(database, held, on_event), on_event)
                 finally:
                     self._engine.stop()
                     # folds the write-ahead log into the database, so that a finished run is one file
@@ -113,27 +105,35 @@ class Coordinator:
             except KeyboardInterrupt:
                 raise Interrupted("what had finished is stored, and what was running will rerun.") from None
             except (OSError, StorageInternalError) as error:
+                if isinstance(error, OSError) and not disk_fails(error):
+                    raise
                 raise self._unwritable(error) from error
         on_event(finished)
         return finished
 
-    def _unwritable(self, error: Exception) -> Exception:
-        """A full or failing disk, or a server that has gone, in one line; anything else as it is."""
-        cause = error.__cause__ or error
-        if isinstance(error, OSError) and error.errno not in DISK_ERRORS:
-            return error
-        reason = " ".join(str(cause).split("\n", 1)[0].split())
+    def _unwritable(self, error: Exception) -> RunError:
+        """A full or failing disk, or a server that has gone, in one line."""
+        reason = " ".join(str(error.__cause__ or error).split("\n", 1)[0].split())
         return RunError(
             f"{self._folder.path} and its database must be writable while a study runs; found that they are not "
             f"({reason}). What had finished is stored: mend it, then resume."
         )
+
+    def _record(self, database: RDBStorage, held: Held, on_event: Callable[[Event], None]) -> StudyRecord:
+        if database.engine.name == "sqlite":
+            return StudyRecord(database, self._problem, self._sampler)
+
+        def say(text: str) -> None:
+            on_event(Preparing(text))
+
+        return PatientRecord(database, self._problem, self._sampler, renew=held.renew, say=say)
 
     def _prepared(self, on_event: Callable[[Event], None]) -> Problem:
         """The problem, with what is only known under the lock."""
         if self._prepare is None:
             return self._problem
         # whatever it makes, it makes whole or not at all
-        with self._interruptible():
+        with self._interrupts.waiting():
             prepared = self._prepare(lambda text: on_event(Preparing(text)))
         self._remarks = prepared.remarks
         fingerprint = self._problem.fingerprint
@@ -161,16 +161,17 @@ class Coordinator:
                 self._remarks,
             )
         )
-        self._check_control(record)
+        check_control(self._folder, record)
         told, flying = 0, set[int]()
         while True:
-            self._check_stop()
+            self._interrupts.check()
             # the control runs alone: what follows is scored against it
             while len(flying) < self._engine.workers and CONTROL not in flying:
                 trial = adopted.pop(0) if adopted else self._next(record, start)
                 if trial is None:
                     break
-                stored = self._stored(trial)
+                # also what was told to a database that has lost it since
+                stored = stored_outcome(self._folder, trial)
                 if stored is not None:
                     self._tell(record, stored, on_event)
                     told += 1
@@ -180,7 +181,7 @@ class Coordinator:
                 on_event(TrialStarted(trial.number, role, trial.params))
                 self._engine.submit(TrialRequest(trial.number, trial.params, role, record.standing))
                 flying.add(trial.number)
-                self._check_stop()
+                self._interrupts.check()
             if not flying:
                 break
             outcomes = self._poll(on_event)
@@ -208,47 +209,10 @@ class Coordinator:
             return record.ask() if self._stopped is None else None
         return None
 
-    def _stored(self, trial: FrozenTrial) -> TrialOutcome | None:
-        """What a dead run finished but did not tell, or told to a database that has lost it since."""
-        result = self._folder.result(trial.number)
-        if result is None or result.get("params") != dict(trial.params):
-            return None
-        return TrialOutcome(trial.number, result)
-
     def _tell(self, record: StudyRecord, outcome: TrialOutcome, on_event: Callable[[Event], None]) -> None:
-        if self._folder.result(outcome.number) is None:
-            self._folder.publish(self._folder.attempt(outcome.number), outcome.number, outcome.result)
-        trial = record.tell(outcome.number, outcome.result)
-        attributes = trial.user_attrs
-        on_event(
-            TrialFinished(
-                number=trial.number,
-                role=attributes["role"],
-                state=STATES[trial.state],
-                params=trial.params,
-                values={name: score["value"] for name, score in attributes.get("scores", {}).items()},
-                feasible=feasible(trial),
-                reason=attributes.get("reason"),
-                seconds=attributes.get("seconds"),
-                finished=record.finished,
-                trials=self._trials,
-                front=record.front,
-                hypervolume=record.hypervolume,
-                history=outcome.result.get("history") or (),
-                audit=audit_text(attributes.get("scores", {})),
-            )
-        )
-        self._check_control(record)
-
-    def _check_control(self, record: StudyRecord) -> None:
-        control = record.control
-        if control is not None and control.state == TrialState.FAIL:
-            reason = control.user_attrs.get("reason", "no reason stored")
-            where = self._folder.trial(CONTROL)
-            raise ControlFailedError(
-                f"the dense control (trial 0) failed: {reason} (see {where}); to begin anew, remove the run's folder "
-                "or give the run another --name."
-            )
+        trial = tell(self._folder, record, outcome)
+        on_event(finished_event(record, trial, outcome, self._trials))
+        check_control(self._folder, record)
 
     def _check_control_files(self, record: StudyRecord) -> None:
         control, missing = record.control, record.finished < self._trials
@@ -263,41 +227,8 @@ class Coordinator:
         def report(progress: TrialProgress) -> None:
             on_event(progress)
 
-        with self._interruptible():
-            self._check_stop()
+        with self._interrupts.waiting():
             return self._engine.poll(POLL_SECONDS, report)
-
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        self._waiting = True
-        try:
-            yield
-        finally:
-            self._waiting = False
-
-    def _check_stop(self) -> None:
-        if self._stopping:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let Ctrl-C and SIGTERM end a wait at once, and anything else at its next safe point; a second one insists."""
-
-        def stop(number: int, frame: Any) -> None:
-            insist, self._stopping = self._stopping, True
-            if self._waiting or insist:
-                raise KeyboardInterrupt
-
-        self._stopping = False
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
@@ -311,9 +242,8 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
         InputError: Data, checkpoint, model, target, device, or an option of the sampler is wrong.
     """
     from ..studies.registry import bind
-    from .cost import needs_cost_table
-    from .cost_measurement import load_or_measure
     from .engines.serial import SerialEngine
+    from .parts import preparation, sampler_for
     from .trial import TrialContext
 
     search = study.search
@@ -327,23 +257,12 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
     engine: Engine = make(folder.path, search.workers, **limit)
     if isinstance(engine, SerialEngine):
         engine.runner = context
-    try:
-        sampler = bind("sampler", search.sampler, search.options, "search")(problem.distributions, study.study.seed)
-    except ValueError as error:
-        raise InputError(f"`search` must take its options; found that {error}") from None
-    if problem.knowledge is not None and hasattr(sampler, "inform"):
-        sampler.inform(problem.knowledge)
-
-    def measure(announce: Callable[[str], None]) -> Prepared:
-        table = load_or_measure(context, announce)
-        return Prepared({"cost_table": table.digest}, tuple(table.remarks()))
-
     return Coordinator(
         folder,
         problem,
         engine,
-        sampler,
+        sampler_for(study, problem),
         rules=stop_rules(study),
         url=study.storage.url,
-        prepare=measure if needs_cost_table(study) else None,
+        prepare=preparation(study, context),
     )

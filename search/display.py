@@ -146,7 +146,8 @@ def _line(event: Event, watcher: Watcher, folder: RunFolder) -> str:
     if isinstance(event, StudyFinished):
         run = near(folder)
         if event.stopped is not None:
-            return f"stopped after {event.trials} of {event.asked} trials: {event.stopped}; go on with: forgefront resume {run}"
+            done = f"stopped after {event.trials} of {event.asked} trials"
+            return f"{done}: {event.stopped}; go on with: forgefront resume {run}"
         failed = f", {event.failed} failed" if event.failed else ""
         done = "nothing to do" if not event.ran else "done"
         return (

@@ -18,7 +18,7 @@ from .run import load_run
 from .run_folder import RunFolder, write_text
 from .tensorboard import trial_folder, write_trial
 
-__all__ = ["launch", "resume"]
+__all__ = ["absolute_paths", "launch", "resume", "with_budget"]
 
 
 def launch(
@@ -46,7 +46,7 @@ def launch(
     """
     overrides = [*overrides, *_budget(trials=trials, workers=workers, engine=engine)]
     loaded = load_study(study, overrides=overrides)
-    if paths := _absolute(loaded):
+    if paths := absolute_paths(loaded):
         loaded = load_study(study, overrides=[*overrides, *paths])
     return _run(Path(loaded.storage.folder) / loaded.study.name, loaded, timeout)
 
@@ -70,8 +70,8 @@ def _budget(*, trials: int | None, workers: int | None, engine: str | None) -> l
     return [f"search.{key}={value}" for key, value in given.items() if value is not None]
 
 
-def _absolute(study: Study) -> list[str]:
-    # the frozen study file must mean the same from whatever folder the run is resumed
+def absolute_paths(study: Study) -> list[str]:
+    """Overrides that make a study's paths absolute, for its file must mean the same from whatever folder it is read."""
     options = study.task.data.options
     paths = {
         "task.model.weights": study.task.model.weights,
@@ -88,7 +88,7 @@ def _absolute(study: Study) -> list[str]:
 def _run(path: Path, study: Study, timeout: float | None) -> StudyFinished:
     # the display says what happens, in its own words
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    limited = study if timeout is None else _changed(study, timeout=timeout)
+    limited = study if timeout is None else with_budget(study, timeout=timeout)
     # everything wrong in the user's input shows before a folder is made for it
     coordinator = coordinator_for(RunFolder(path), limited)
     folder = RunFolder.create(path, study_to_toml(study))
@@ -97,7 +97,7 @@ def _run(path: Path, study: Study, timeout: float | None) -> StudyFinished:
         def watch(event: Event) -> None:
             if isinstance(event, StudyStarted):
                 # the lock is held and the study agrees: from here on `resume` asks for this budget
-                write_text(folder.study_file, study_to_toml(_changed(study, trials=event.trials)))
+                write_text(folder.study_file, study_to_toml(with_budget(study, trials=event.trials)))
                 _write_missing_logs(folder)
             elif isinstance(event, TrialFinished) and event.state == "complete":
                 write_trial(
@@ -116,7 +116,8 @@ def _run(path: Path, study: Study, timeout: float | None) -> StudyFinished:
             raise Interrupted(f"what had finished is stored; go on with: forgefront resume {near(folder)}") from None
 
 
-def _changed(study: Study, **budget: float) -> Study:
+def with_budget(study: Study, **budget: float) -> Study:
+    """A copy with other values of `[search]`."""
     return study.model_copy(update={"search": study.search.model_copy(update=budget)})
 
 

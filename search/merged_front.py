@@ -17,6 +17,7 @@ from ..studies.errors import InputError
 from .non_dominated import non_dominated
 from .record import FINGERPRINT
 from .tables import LABELS
+from .told_apart import alike_members
 
 if TYPE_CHECKING:
     from .run import Run
@@ -93,7 +94,10 @@ class MergedRuns:
         whole = self.trials()
         first, direction = next(iter(self.objectives.items()))
         kept = whole[whole["on_front"]]
-        return kept if kept.empty else kept.sort_values(first, ascending=direction == "minimize", ignore_index=True)
+        if kept.empty:
+            return kept
+        kept = kept.sort_values(first, ascending=direction == "minimize", ignore_index=True)
+        return kept.assign(alike=alike_members(kept, list(self.objectives)))
 
     def plot_front(self, file: Path) -> None:
         """Draw every pair of objectives, a colour for each run, to a PNG, PDF or SVG file.

@@ -10,6 +10,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 __all__ = ["feasible", "front_numbers", "front_trials", "losses", "non_dominated"]
 
+CHUNK = 256
+"""Points that are compared with the front at once."""
+
 
 def non_dominated(points: np.ndarray) -> np.ndarray:
     """Bool mask (n,) of the points that no other point dominates; equal points do not dominate each other.
@@ -20,9 +23,30 @@ def non_dominated(points: np.ndarray) -> np.ndarray:
     points = np.asarray(points, dtype=float)
     if len(points) == 0:
         return np.zeros(0, dtype=bool)
-    import moocore
+    unique, where = np.unique(points, axis=0, return_inverse=True)
+    # in lexicographic order nothing is dominated by what comes later
+    kept = np.zeros(len(unique), dtype=bool)
+    front = unique[:0]
+    for start in range(0, len(unique), CHUNK):
+        chunk = unique[start : start + CHUNK]
+        open_ones = ~_dominated(chunk, front)
+        open_ones[open_ones] = ~_dominated(chunk[open_ones], chunk[open_ones])
+        kept[start : start + CHUNK] = open_ones
+        front = np.concatenate([front, chunk[open_ones]])
+    mask: np.ndarray = kept[where.reshape(-1)]
+    return mask
 
-    return np.asarray(moocore.is_nondominated(points, keep_weakly=True), dtype=bool)
+
+def _dominated(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Bool mask (n,) of `points` (n, m) that are no better anywhere than another, different one of `others` (k, m)."""
+    no_worse = np.ones((len(others), len(points)), dtype=bool)
+    better = np.zeros_like(no_worse)
+    # by column, for (k, n, m) booleans take long
+    for theirs, ours in zip(others.T, points.T, strict=True):
+        no_worse &= theirs[:, None] <= ours
+        better |= theirs[:, None] < ours
+    found: np.ndarray = np.any(no_worse & better, axis=0, keepdims=True)[0]
+    return found
 
 
 def feasible(trial: FrozenTrial) -> bool:

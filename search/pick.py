@@ -11,14 +11,13 @@ import pandas as pd
 from ..studies.conditions import Condition, measured_by, parse_condition
 from ..studies.errors import InputError
 from ..studies.faults import nearest
-from .preference import Preference, normalize_losses, parse_preference, rank
-from .score_columns import MASKED
+from .choice_reasons import alternatives_to, losses_of, reasons_for
+from .preference import RULES, parse_preference, rank
 from .tables import BASE_COLUMNS
 
-__all__ = ["Choice", "pick"]
+__all__ = ["Choice", "Shortlist", "pick", "shortlist"]
 
-NEIGHBOURS = 3
-VERDICT = "_verdict"
+OWN = "your own choice"
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,44 @@ class Choice:
     alternatives: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Shortlist:
+    """The members of a front that meet the conditions, the most preferred first.
+
+    Args:
+        members: Rows of the front.
+        candidates: How many the front holds, the control not counted.
+        objectives: Name to ``"minimize"`` or ``"maximize"``.
+        where: The conditions.
+        rule: The preference in a sentence.
+    """
+
+    members: pd.DataFrame
+    candidates: int
+    objectives: dict[str, str]
+    where: tuple[str, ...]
+    rule: str
+
+    def choose(self, number: int | None = None) -> Choice:
+        """The most preferred member, or the one that is named, and why.
+
+        Raises:
+            InputError: The named trial is no member.
+        """
+        numbers = [int(value) for value in self.members["number"]]
+        if number is not None and number not in numbers:
+            known = ", ".join(map(str, sorted(numbers)))
+            rule = f"a member of the front that meets the conditions ({known})"
+            raise InputError(f"a choice must be {rule}; found {number}.")
+        index = 0 if number is None else numbers.index(number)
+        rule = self.rule if number is None or index == 0 else OWN
+        return Choice(
+            number=numbers[index],
+            reasons=reasons_for(self.members, index, self.objectives, rule, self.candidates, self.where),
+            alternatives=alternatives_to(self.members, index, self.objectives),
+        )
+
+
 def pick(
     front: pd.DataFrame,
     objectives: dict[str, str],
@@ -45,14 +82,27 @@ def pick(
     prefer: str = "knee",
     control: pd.Series | None = None,
 ) -> Choice:
-    """Choose one row of `front`.
+    """Choose one row of `front`: the first of its `shortlist`, whose arguments these are."""
+    return shortlist(front, objectives, where=where, prefer=prefer, control=control).choose()
+
+
+def shortlist(
+    front: pd.DataFrame,
+    objectives: dict[str, str],
+    *,
+    where: Sequence[str] = (),
+    prefer: str = "knee",
+    control: pd.Series | None = None,
+) -> Shortlist:
+    """Order the rows of `front` that meet conditions by a preference.
 
     Args:
         front: Feasible, non-dominated trials with a column ``number`` and one for each metric, perhaps with those of
             audits (`tables.trials_frame`); may hold the control, which is never chosen.
         objectives: Name to ``"minimize"`` or ``"maximize"``.
         where: Conditions such as ``"latency_ms <= 2"`` or ``"accuracy >= control - 0.02"``.
-        prefer: ``knee``, ``balanced`` or ``accuracy=2,mce=1``.
+        prefer: ``knee``, ``balanced``, ``hypervolume``, ``accuracy=2,mce=1`` or
+            ``pseudo-weights=accuracy:0.5,mce:0.5``.
         control: The control's row, for conditions relative to it.
 
     Raises:
@@ -73,14 +123,8 @@ def pick(
             found = f"{values.min():.6g} to {values.max():.6g}"
             raise InputError(f"`--where` {text!r} leaves no member of the front: {column} is {found} there.")
         kept = kept[holds]
-    losses = _losses(kept, objectives)
-    order = rank(losses, preference, list(objectives))
-    chosen = kept.iloc[order[0]]
-    return Choice(
-        number=int(chosen["number"]),
-        reasons=_reasons(chosen, kept, candidates, objectives, preference, where),
-        alternatives=_alternatives(chosen, kept, losses, int(order[0]), objectives),
-    )
+    order = rank(losses_of(kept, objectives), preference, list(objectives))
+    return Shortlist(kept.iloc[order], len(candidates), objectives, tuple(where), RULES[preference.kind])
 
 
 def _column(frame: pd.DataFrame, condition: Condition) -> str:
@@ -107,101 +151,3 @@ def _reference(text: str, column: str, control: pd.Series | None) -> float:
     if value is None or pd.isna(value):
         raise InputError(f"`--where` {text!r} must be on what the control has as well; the control has no {column}.")
     return float(value)
-
-
-def _losses(frame: pd.DataFrame, objectives: dict[str, str]) -> np.ndarray:
-    columns = [frame[name] * (1.0 if direction == "minimize" else -1.0) for name, direction in objectives.items()]
-    return np.stack([column.to_numpy(dtype=float) for column in columns], axis=1)
-
-
-def _reasons(
-    chosen: pd.Series,
-    kept: pd.DataFrame,
-    candidates: pd.DataFrame,
-    objectives: dict[str, str],
-    preference: Preference,
-    where: Sequence[str],
-) -> tuple[str, ...]:
-    rules = {
-        "knee": "the knee: leaving it costs most in one objective for the least gain in another",
-        "balanced": "balanced: its worst objective is nearest to the best of the front",
-        "weighted": "weighted: its worst weighted objective is nearest to the best of the front",
-    }
-    values = ", ".join(f"{name} {_number(chosen[name])}" for name in objectives)
-    lines = [f"trial {int(chosen['number'])} of {len(candidates)} on the front ({rules[preference.kind]})"]
-    if where:
-        lines.append(f"{len(kept)} of {len(candidates)} satisfy {' and '.join(where)}")
-    lines.append(values)
-    best = [
-        name
-        for name, way in objectives.items()
-        if chosen[name] == (kept[name].max() if way == "maximize" else kept[name].min())
-    ]
-    if best:
-        lines.append(f"best of those considered in {', '.join(best)}")
-    return (*lines, *_audit_reasons(chosen, kept))
-
-
-def _audit(row: pd.Series) -> str | None:
-    text = row.get("audit")
-    return None if text is None or pd.isna(text) else str(text)
-
-
-def _audit_reasons(chosen: pd.Series, kept: pd.DataFrame) -> list[str]:
-    """What the robustness audit found; of masked gradients a warning, and the way to a trial without them."""
-    found = _audit(chosen)
-    if found is None:
-        return []
-    if not found.startswith(MASKED):
-        return [f"robustness audit: {found}"]
-    verdicts = [str(name) for name, value in chosen.items() if str(name).endswith(VERDICT) and value == MASKED]
-    metric = verdicts[0].removesuffix(VERDICT)
-    failed = chosen.get(f"{metric}_failed")
-    lines = [
-        f"warning: the audit found {found}{f' ({failed})' if failed else ''}; "
-        f"its {metric} {_number(chosen[metric])} is no evidence of robustness"
-    ]
-    sound = [row for _, row in kept.iterrows() if not (_audit(row) or MASKED).startswith(MASKED)]
-    if not sound:
-        return [*lines, "no trial considered has a sound audit"]
-    if f"{metric}_failed_checks" in kept:
-        lines.append(f"{len(sound)} of those considered are sound: add --where '{metric}_failed_checks <= 0'")
-    return lines
-
-
-def _alternatives(
-    chosen: pd.Series, kept: pd.DataFrame, losses: np.ndarray, index: int, objectives: dict[str, str]
-) -> tuple[str, ...]:
-    normalized = normalize_losses(losses)
-    distance = np.linalg.norm(normalized - normalized[index], axis=1)
-    nearest = [row for row in np.argsort(distance, kind="stable") if row != index][:NEIGHBOURS]
-    return tuple(_compare(kept.iloc[row], chosen, objectives) for row in nearest)
-
-
-def _compare(other: pd.Series, chosen: pd.Series, objectives: dict[str, str]) -> str:
-    gains: list[str] = []
-    losses: list[str] = []
-    even: list[str] = []
-    for name, direction in objectives.items():
-        difference = float(other[name]) - float(chosen[name])
-        text = f"{name} {_number(other[name])} ({difference:+.4g})"
-        if difference == 0:
-            continue
-        error = np.hypot(_error(other, name), _error(chosen, name))
-        better = (difference > 0) == (direction == "maximize")
-        # a difference within one standard error is not something that a person should choose by
-        (even if abs(difference) <= error else gains if better else losses).append(text)
-    parts = [f"gains {', '.join(gains)}"] if gains else []
-    parts += [f"gives up {', '.join(losses)}"] if losses else []
-    parts += [f"within noise: {', '.join(even)}"] if even else []
-    audit = [f"audit: {found}"] if (found := _audit(other)) else []
-    return f"trial {int(other['number'])}: {'; '.join([*(parts or ['equal in every objective']), *audit])}"
-
-
-def _error(row: pd.Series, name: str) -> float:
-    value = row.get(f"{name}_se")
-    return float(value) if value is not None and np.isfinite(float(value)) else 0.0
-
-
-def _number(value: float) -> str:
-    return f"{float(value):.4g}"

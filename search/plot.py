@@ -1,8 +1,8 @@
-"""Pictures of a study: every pair of objectives, with the front, the control and all other trials."""
+"""Pictures of a study: every pair of objectives, with the front, the control and all other trials, and panels below."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -15,46 +15,71 @@ from ..studies.errors import InputError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_front", "plot_merged_front", "writing_plot"]
+__all__ = ["COLOURS", "draw_trials", "finish_pair", "pairs_of", "plot_front", "plot_merged_front", "writing_plot"]
+
+Panel = Callable[["Axes"], None]
 
 FORMATS = (".png", ".pdf", ".svg")
+MANY = 1500
+"""Points beyond which they are drawn as pixels, even in a vector graphic."""
+NAMED = 40
+"""Members of a front beyond which none is named."""
 COLOURS = {"front": "#c2410c", "other": "#9ca3af", "control": "#1d4ed8"}
 
 
 def plot_front(
-    trials: pd.DataFrame, objectives: dict[str, str], labels: dict[str, str], file: Path, title: str
+    trials: pd.DataFrame,
+    objectives: dict[str, str],
+    labels: dict[str, str],
+    file: Path,
+    title: str,
+    history: Sequence[tuple[int, float]] = (),
 ) -> None:
-    """Write one panel per pair of objectives to `file` (PNG, PDF or SVG by its ending).
+    """Write one panel per pair of objectives to `file` (PNG, PDF or SVG by its ending), and the front as a whole below.
 
     Args:
         trials: Completed trials with columns ``number``, ``role``, ``on_front`` and one for each objective.
         objectives: Name to direction; an arrow on each axis label points to the better end.
         labels: Name to axis label.
+        title: Of the picture.
+        history: Hypervolume by trial, of `plot_history.history_by_trial`; no panel without it.
     """
+    from .plot_history import draw_history
+    from .plot_parallel import draw_parallel
+
+    whole: list[Panel] = [lambda axes: draw_parallel(axes, trials, objectives, labels)] if len(objectives) > 1 else []
+    whole += [lambda axes: draw_history(axes, history)] if history else []
+    _draw_pairs(objectives, labels, file, title, lambda axes, x, y: draw_trials(axes, trials, x, y), below=whole)
+
+
+def draw_trials(axes: Axes, trials: pd.DataFrame, x: str, y: str) -> None:
+    """One pair of columns: dominated trials, the front and its numbers, the dense control."""
+    control = trials["role"] == "control"
     groups = {
-        "other": trials[~trials["on_front"] & (trials["role"] != "control")],
-        "front": trials[trials["on_front"] & (trials["role"] != "control")],
-        "control": trials[trials["role"] == "control"],
+        "other": (trials[~trials["on_front"] & ~control], "dominated", "o", 22),
+        "front": (trials[trials["on_front"] & ~control], "front", "o", 44),
+        "control": (trials[control], "dense control", "*", 150),
     }
-    names = {"other": "dominated", "front": "front", "control": "dense control"}
-    markers = {"other": "o", "front": "o", "control": "*"}
-    sizes = {"other": 22, "front": 44, "control": 150}
+    for group, (rows_of, name, marker, size) in groups.items():
+        axes.scatter(
+            rows_of[x],
+            rows_of[y],
+            s=size if len(rows_of) <= MANY else size / 8,
+            c=COLOURS[group],
+            marker=marker,
+            label=name,
+            zorder=2 + (group != "other"),
+            rasterized=len(rows_of) > MANY,
+        )
+    front = groups["front"][0]
+    for _, row in front.iterrows() if len(front) <= NAMED else ():
+        _annotate(axes, row, x, y, str(row["number"]))
 
-    def draw(axes: Axes, x: str, y: str) -> None:
-        for group, rows_of in groups.items():
-            axes.scatter(
-                rows_of[x],
-                rows_of[y],
-                s=sizes[group],
-                c=COLOURS[group],
-                marker=markers[group],
-                label=names[group],
-                zorder=2 + (group != "other"),
-            )
-        for _, row in groups["front"].iterrows():
-            _annotate(axes, row, x, y, str(row["number"]))
 
-    _draw_pairs(objectives, labels, file, title, draw)
+def pairs_of(objectives: Iterable[str]) -> list[tuple[str, str]]:
+    """Every pair of objectives; of a single one, it against the trial's number."""
+    names = list(objectives)
+    return list(combinations(names, 2)) or [("number", names[0])]
 
 
 def plot_merged_front(
@@ -110,28 +135,38 @@ def _draw_pairs(
     file: Path,
     title: str,
     draw: Callable[[Axes, str, str], None],
+    below: Sequence[Panel] = (),
 ) -> None:
-    """One panel a pair of objectives, each filled by `draw`."""
+    """One panel a pair of objectives, each filled by `draw`, then one as wide as all for each of `below`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
-    pairs = list(combinations(objectives, 2)) or [(next(iter(objectives)), "number")]
+    pairs = pairs_of(objectives)
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.9 * rows), layout="constrained")
+    figure = Figure(figsize=(max(4.6 * columns, 6.4), 3.9 * rows + 3.4 * len(below)), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
+    grid = figure.add_gridspec(rows + len(below), columns)
     for index, (x, y) in enumerate(pairs):
-        axes = figure.add_subplot(rows, columns, index + 1)
+        axes = figure.add_subplot(grid[index // columns, index % columns])
         draw(axes, x, y)
-        axes.set_xlabel(_label(x, labels, objectives, "→", "←"))
-        axes.set_ylabel(_label(y, labels, objectives, "↑", "↓"))
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        axes.grid(visible=True, linewidth=0.4, alpha=0.5)
+        finish_pair(axes, x, y, objectives, labels)
         if index == 0:
             axes.legend(fontsize=7, framealpha=0.85)
+    for index, panel in enumerate(below):
+        panel(figure.add_subplot(grid[rows + index, :]))
     figure.savefig(file, dpi=130)
+
+
+def finish_pair(axes: Axes, x: str, y: str, objectives: dict[str, str], labels: dict[str, str]) -> None:
+    """Labels with arrows to the better ends, few ticks, a grid."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel(_label(x, labels, objectives, "→", "←"))
+    axes.set_ylabel(_label(y, labels, objectives, "↑", "↓"))
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.grid(visible=True, linewidth=0.4, alpha=0.5)
 
 
 def _annotate(axes: Axes, row: pd.Series, x: str, y: str, text: str) -> None:

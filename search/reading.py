@@ -58,9 +58,7 @@ def read_trials(
             return _read(connection, study._study_id, None, attributes, params)
         wanted = sorted(set(numbers))
         chunks = (wanted[start : start + AT_ONCE] for start in range(0, len(wanted), AT_ONCE))
-        return [
-            trial for chunk in chunks for trial in _read(connection, study._study_id, chunk, attributes, params)
-        ]
+        return [trial for chunk in chunks for trial in _read(connection, study._study_id, chunk, attributes, params)]
 
 
 def _known() -> bool:
@@ -135,7 +133,9 @@ def _read(
     for trial_id, place, value, kind in rows(step, "step", "intermediate_value", "intermediate_value_type"):
         steps[trial_id][place] = step.stored_repr_to_intermediate_value(value, kind)
 
-    columns = (trials.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete"))
+    parts: list[Any] = [
+        trials.c[name] for name in ("trial_id", "number", "state", "datetime_start", "datetime_complete")
+    ]
     return [
         FrozenTrial(
             number=number,
@@ -152,7 +152,7 @@ def _read(
             trial_id=trial_id,
         )
         for trial_id, number, state, began, ended in connection.execute(
-            select(*columns).where(*chosen).order_by(trials.c.trial_id)
+            select(*parts).where(*chosen).order_by(trials.c.trial_id)
         )
     ]
 

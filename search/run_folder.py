@@ -32,6 +32,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.trials = self.path / "trials"
         self.corrupted = self.path / "corrupted"
+        self.checkpoints = self.path / "checkpoints"
 
     @classmethod
     def create(cls, path: str | Path, study_toml: str) -> RunFolder:
@@ -87,6 +88,10 @@ class RunFolder:
         self.trials.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f"{number}.", dir=self.trials))
 
+    def checkpoint(self, number: int, repeat: int = 0) -> Path:
+        """The file that a training of trial `number` keeps its state in, until the trial is published."""
+        return self.checkpoints / (f"{number}-repeat-{repeat}.pt" if repeat else f"{number}.pt")
+
     def publish(self, attempt: Path, number: int, result: dict[str, Any]) -> None:
         """Finish an attempt: write its result.json, then give the whole folder the trial's name."""
         attempt.chmod(0o755)
@@ -96,6 +101,13 @@ class RunFolder:
             shutil.rmtree(final)
         os.replace(attempt, final)
         _sync(self.trials)
+        self._discard_checkpoints(number)
+
+    def _discard_checkpoints(self, number: int) -> None:
+        # with what a killed process left of one that it was writing
+        for pattern in (f"{number}.pt", f"{number}-repeat-*.pt", f".{number}.pt.*", f".{number}-repeat-*.pt.*"):
+            for path in self.checkpoints.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def result(self, number: int) -> dict[str, Any] | None:
         """The stored result of trial `number`; None when there is none or it cannot be read."""
@@ -109,11 +121,15 @@ class RunFolder:
         """Remove what an earlier life of the run left for trial `number`."""
         shutil.rmtree(self.trial(number), ignore_errors=True)
 
-    def discard_attempts(self) -> None:
-        """Remove the attempts that a dead coordinator left unfinished; only the lock's holder may call this."""
+    def discard_attempts(self, number: int | None = None) -> None:
+        """Remove the attempts, at trial `number` or at all, that a dead process left unfinished.
+
+        Only the holder of the run's lock, or of that trial, may call this.
+        """
         if self.trials.is_dir():
             for entry in self.trials.iterdir():
-                if "." in entry.name and entry.name.partition(".")[0].isdigit():
+                attempted = entry.name.partition(".")[0]
+                if "." in entry.name and attempted.isdigit() and number in (None, int(attempted)):
                     shutil.rmtree(entry, ignore_errors=True)
 
 

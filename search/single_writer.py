@@ -202,6 +202,28 @@ class SingleWriterStorage(BaseStorage):
         with self._lock:
             return self._mirror(study_id).trials[number]
 
+    def reread(self, study_id: int) -> list[FrozenTrial]:
+        """Take over what other processes have written, one at a time, since the study was last read here.
+
+        Returns:
+            Trials that have finished meanwhile, in order of their numbers.
+        """
+        with self._lock:
+            known = self._mirror(study_id)
+            unfinished = {trial._trial_id for trial in known.trials if not trial.state.is_finished()}
+            last = max((trial._trial_id for trial in known.trials), default=-1)
+            found = self._database._get_trials(study_id, None, unfinished, last)
+            known.user_attrs = self._database.get_study_user_attrs(study_id)
+            known.system_attrs = self._database.get_study_system_attrs(study_id)
+            for trial in sorted(found, key=lambda trial: trial.number):
+                if trial.number == len(known.trials):
+                    known.trials.append(trial)
+                known.trials[trial.number] = trial
+                self._where[trial._trial_id] = (study_id, trial.number)
+                for name, distribution in trial.distributions.items():
+                    known.distributions.setdefault(name, distribution)
+            return sorted((trial for trial in found if trial.state.is_finished()), key=lambda trial: trial.number)
+
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:

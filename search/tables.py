@@ -12,10 +12,13 @@ from ..spaces.techniques import TECHNIQUES
 from .non_dominated import feasible
 from .score_columns import audit_columns, audit_text, score_columns
 
-__all__ = ["BASE_COLUMNS", "LABELS", "as_data", "render", "score_columns", "trials_frame"]
+__all__ = ["ATTRIBUTES", "BASE_COLUMNS", "LABELS", "PARAMETERS", "as_data", "render", "score_columns", "trials_frame"]
 
 WIDEST = 120
 """Characters of a table of techniques."""
+
+FEW = 4
+"""Members that a front's table names in one cell."""
 
 LABELS = {
     "mce": "mCE",
@@ -45,6 +48,9 @@ SHORT = {
 """Shorter labels, for a table of techniques."""
 
 BASE_COLUMNS = ("number", "role", "state", "feasible", "on_front", "seconds", "reason")
+
+ATTRIBUTES, PARAMETERS = ("role", "seconds", "reason", "scores"), ("technique",)
+"""What of a trial a frame shows: user attributes and parameters."""
 
 
 def trials_frame(trials: Sequence[FrozenTrial], front: Sequence[int]) -> pd.DataFrame:
@@ -100,7 +106,8 @@ def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
 
     Where techniques are compared, a table names them and has standard errors (±) beside accuracies and errors on
     corrupted images, for their differences are small; it is at most 120 characters wide where titles can be cut so far,
-    and leaves operations, milliseconds and seconds to CSV and JSON. Rows of several runs have the run's name first.
+    and leaves operations, milliseconds and seconds to CSV and JSON. Rows of several runs have the run's name first. A
+    front's column ``like`` names the members that its measurements cannot tell apart from each.
 
     Args:
         frame: Rows as `trials_frame` makes them, perhaps with a column ``run``.
@@ -123,6 +130,8 @@ def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
         if frame[name].notna().any():
             shown.append((LABELS.get(name, name), [_cell(name, value) for value in frame[name]]))
     shown += _audit(frame)
+    if "alike" in frame and frame["alike"].any():
+        shown.append(("like", [_few(text) for text in frame["alike"]]))
     shown += [_plain(frame, "reason")] if show_state else []
     return _text(shown)
 
@@ -175,6 +184,12 @@ def _audit(frame: pd.DataFrame) -> list[Column]:
     if "audit" not in frame or not frame["audit"].notna().any():
         return []
     return [("audit", ["–" if pd.isna(text) else str(text) for text in frame["audit"]])]
+
+
+def _few(names: str) -> str:
+    """The first of several names, and how many there are."""
+    known = names.split()
+    return ", ".join(known) if len(known) <= FEW else f"{', '.join(known[:FEW])}, … ({len(known)})"
 
 
 def _cut(text: str, length: int) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import json
-import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..compression.attach import attach
+from ..compression.attach import Attached, attach
 from ..compression.bake import bake
 from ..compression.candidate import Candidate, load_candidate, save_candidate
 from ..compression.targets.base import Artefact, Target
@@ -25,18 +23,24 @@ from ..spaces.layers import LayerInfo, inspect_layers
 from ..spaces.plan import TrialPlan
 from ..spaces.space import SearchSpace
 from ..studies.conditions import measured_by, parse_condition
-from ..studies.errors import ForgefrontError, InputError, RunError
+from ..studies.errors import InputError, RunError
 from ..studies.load import load_study
 from ..studies.registry import bind, resolve
-from ..studies.seeds import Seed, trial_seed
+from ..studies.seeds import Seed
+from ..trainers.checkpoint import Checkpoints
 from ..trainers.device import resolve_device
-from ..trainers.fit import FitResult, Progress, fit
+from ..trainers.fit import FitResult, Progress, fit, training_steps
+from ..trainers.rungs import Rungs, check_rungs
 from ..trainers.tasks.base import SplitName, Task, to_float
 from .cost import cost_inputs, needs_cost_table, read_cost_table
-from .engines.base import Report, TrialOutcome, TrialProgress, TrialRequest, threads_per_worker
+from .engines.base import Report, TrialOutcome, TrialRequest, threads_per_worker
 from .fingerprint import compare, fingerprint
-from .problem import CONTROL, Derived, Problem
+from .halving import in_smaller_batches
+from .knowledge import Knowledge
+from .problem import CONTROL, Problem
 from .run_folder import RunFolder
+from .study_knowledge import study_knowledge
+from .trial_run import TrialRun
 
 if TYPE_CHECKING:
     from ..studies.schema import Study
@@ -72,6 +76,7 @@ class Made:
             "deviations": [*self.candidate.achieved.get("deviations", []), *self.fitted.deviations],
             "parity": self.parity,
             "artefacts": {name: artefact.to_dict() for name, artefact in self.artefacts.items()},
+            **({"rungs": self.fitted.rungs} if self.fitted.rungs else {}),
         }
 
 
@@ -118,8 +123,29 @@ class TrialContext:
         return read_cost_table(self.folder.path) if needs_cost_table(self.study) else None
 
     @functools.cached_property
+    def knowledge(self) -> Knowledge:
+        """What is known of the search before anything is trained."""
+        return study_knowledge(
+            self.study,
+            self.space,
+            self.layers,
+            self.objectives,
+            build_model=self.task.build_model,
+            example=self.task.example,
+            cost_table=lambda: self.cost_table,
+        )
+
+    @functools.cached_property
     def objectives(self) -> list[Objective]:
         """Objectives, then metrics that are only recorded."""
+        return self._make_objectives()
+
+    @functools.cached_property
+    def rung_objectives(self) -> list[Objective]:
+        """Those that are searched, for rungs; others than those that measure at the end, which keep their images."""
+        return self._make_objectives()[: len(self.study.objectives)]
+
+    def _make_objectives(self) -> list[Objective]:
         parts = {"objectives": self.study.objectives, "metrics": self.study.metrics}
         return [
             bind("objective", part.name, part.options, f"{key}[{index}]")()
@@ -181,7 +207,17 @@ class TrialContext:
             seeds=ladder(self.space, len(space.techniques) if space.techniques else self.study.search.seeds),
             conditions=conditions,
             fingerprint=fingerprint(self.study, inputs, threads=self.threads, device=str(self.device)),
+            rungs=self._rung_fractions(),
+            knowledge=self.knowledge,
         )
+
+    def _rung_fractions(self) -> tuple[float, ...]:
+        """Where trials are compared in training, found to be late enough to tell anything."""
+        section = self.study.search.early_stopping
+        if section is None:
+            return ()
+        check_rungs(section.rungs, training_steps(self.task, self.space.control().recipe, self.study.training))
+        return tuple(section.rungs)
 
     def derive(self, raw: Mapping[str, Any], control_raw: Mapping[str, Any]) -> dict[str, Score]:
         """Scores by metric, from a trial's raw numbers and the control's."""
@@ -192,67 +228,96 @@ class TrialContext:
         return self.space.control() if request.role == "control" else self.space.decode(request.params)
 
     def __call__(self, request: TrialRequest, report: Report) -> TrialOutcome:
-        """Run one trial and publish its folder, result.json last; a failure is a result too."""
+        """Run one trial and publish its folder, result.json last; a failure is a result too.
+
+        Raises:
+            RunError: The disk is full or fails. The trial has no result then, and can run again.
+        """
         torch.set_num_threads(self.threads)
-        started = time.perf_counter()
-        attempt = self.folder.attempt(request.number)
-        result: dict[str, Any] = {
-            "number": request.number,
-            "role": request.role,
-            "state": "complete",
-            "reason": None,
-            "params": dict(request.params),
-        }
-        try:
-            made = self._run(request, attempt, report)
-            # what a part of the user's measures must be JSON, or this trial fails
-            json.dumps(made)
-            result |= made
-        except Exception as error:  # whatever breaks one trial must not break the study
-            result |= {"state": "failed", "reason": _reason(error)}
-            (attempt / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        result["seconds"] = time.perf_counter() - started
-        self.folder.publish(attempt, request.number, result)
-        return TrialOutcome(request.number, result)
+        return TrialRun(self, request, report).outcome()
 
-    def _run(self, request: TrialRequest, attempt: Path, report: Report) -> dict[str, Any]:
-        seed = trial_seed(self.study.study.seed, request.number)
+    def control_raw(self) -> Mapping[str, Any]:
+        """The control's raw numbers by metric.
 
-        def on_progress(progress: Progress) -> None:
-            place = (progress.epoch, progress.epochs, progress.step, progress.steps)
-            report(TrialProgress(request.number, *place, loss=progress.loss))
-
-        # before the training, which would be in vain without them
-        control = None if request.role == "control" else self.control_artefacts()
-        made = self.make(self.plan(request), seed, attempt, on_progress)
-        subject = self.subject(made.candidate, made.artefacts, control or made.artefacts, seed=seed, split="validation")
-        raw = measure_all(self.objectives, subject)
-        for target in self.targets:
-            target.release(made.artefacts[target.name])
-        return {**made.to_dict(), "raw": raw}
+        Raises:
+            RunError: It has no stored result.
+        """
+        result = self.folder.result(CONTROL)
+        if result is None or "raw" not in result:
+            raise RunError(f"the control's result must be in {self.folder.trial(CONTROL)}; found none there.")
+        raw: Mapping[str, Any] = result["raw"]
+        return raw
 
     def make(
-        self, plan: TrialPlan, seed: Seed, folder: Path, on_progress: Callable[[Progress], None] | None = None
+        self,
+        plan: TrialPlan,
+        seed: Seed,
+        folder: Path,
+        on_progress: Callable[[Progress], None] | None = None,
+        *,
+        checkpoints: Checkpoints | None = None,
+        rungs: Rungs | None = None,
+        halvings: int = 0,
     ) -> Made:
-        """Train, bake, export and check one plan; the candidate and its artefacts are kept in `folder`."""
+        """Train, bake, export and check one plan; the candidate and its artefacts are kept in `folder`.
+
+        Args:
+            plan: What to carry out.
+            seed: Of all draws.
+            folder: Where files go.
+            on_progress: As of `fit`.
+            checkpoints: As of `fit`.
+            rungs: As of `fit`.
+            halvings: How often the batch is halved from the start; where memory is short, it is halved further.
+        """
         task, training = self.task, self.study.training
-        attached = attach(
-            task.starting_model(seed.child("model")),
+
+        def train(halvings: int) -> tuple[Attached, FitResult]:
+            attached = self._attach(plan, seed)
+            fitted = fit(
+                task,
+                attached,
+                plan.recipe,
+                training,
+                seed=seed.child("fit"),
+                on_progress=on_progress,
+                checkpoints=checkpoints,
+                rungs=rungs,
+                halvings=halvings,
+            )
+            return attached, fitted
+
+        attached, fitted = in_smaller_batches(train, training.batch_size, halvings=halvings)
+        candidate = bake(attached, task.build_model, self.layers, task.example)
+        save_candidate(candidate, folder)
+        artefacts = {target.name: target.export(candidate, folder, task.example) for target in self.targets}
+        parity = {target.name: self._parity(candidate, target, artefacts[target.name]) for target in self.targets}
+        return Made(candidate, artefacts, parity, fitted)
+
+    def _attach(self, plan: TrialPlan, seed: Seed) -> Attached:
+        training = self.study.training
+        return attach(
+            self.task.starting_model(seed.child("model")),
             plan,
             self.layers,
-            task.example,
+            self.task.example,
             start=training.compression_start,
             end=training.compression_end,
             seed=seed.child("attach"),
             round_to=self.study.space.sparsity.round_to if self.study.space.sparsity else 1,
             cost_table=self.cost_table,
         )
-        fitted = fit(task, attached, plan.recipe, training, seed=seed.child("fit"), on_progress=on_progress)
-        candidate = bake(attached, task.build_model, self.layers, task.example)
-        save_candidate(candidate, folder)
-        artefacts = {target.name: target.export(candidate, folder, task.example) for target in self.targets}
-        parity = {target.name: self._parity(candidate, target, artefacts[target.name]) for target in self.targets}
-        return Made(candidate, artefacts, parity, fitted)
+
+    def measured(self, subject: Subject) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """Raw numbers by objective, and what went otherwise than planned, one line each."""
+
+        def measure(halvings: int) -> tuple[dict[str, dict[str, Any]], list[str]]:
+            size = max(1, subject.batch_size >> halvings)
+            lines = [f"measured in batches of {size} instead of {subject.batch_size} (out of memory)"]
+            part = dataclasses.replace(subject, batch_size=size, cache={})
+            return measure_all(self.objectives, part), lines if halvings else []
+
+        return in_smaller_batches(measure, subject.batch_size)
 
     def subject(
         self,
@@ -323,10 +388,3 @@ class TrialContext:
     def _parity(self, candidate: Candidate, target: Target, artefact: Artefact) -> dict[str, Any]:
         images = to_float(self.task.evaluation("validation", PARITY_IMAGES).images).cpu().numpy()
         return target.verify(candidate, artefact, images, predictions=self.task.predictions).to_dict()
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    if isinstance(error, ForgefrontError):
-        return text
-    return f"{type(error).__name__}: {text[:300]}"

@@ -106,7 +106,27 @@ def check_parts(raw: dict[str, Any], file: str) -> tuple[dict[str, Any], list[st
         except ValueError as error:
             lines.append(f"{file}: `{key_text(reference.key[:-1])}` must take its options; found that {error}")
     lines += [fault.line(file) for fault in (*_attack_faults(resolved), *_detail_faults(resolved))]
-    return resolved, lines
+    return resolved, lines + _engine_lines(resolved, file)
+
+
+def _engine_lines(raw: dict[str, Any], file: str) -> list[str]:
+    """What is wrong with `search.engine_options`, for which an engine must be named."""
+    search = raw.get("search")
+    options = search.get("engine_options") if isinstance(search, dict) else None
+    if not isinstance(search, dict) or not isinstance(options, dict) or not options:
+        return []
+    name = search.get("engine")
+    if not isinstance(name, str):
+        rule = "left out unless `search.engine` says which engine's they are"
+        return [Fault(("search", "engine_options"), rule, options, 'engine = "ray"').line(file)]
+    try:
+        validate_options("engine", name, options, "search.engine_options", file=file)
+    except StudyFileError as error:
+        return list(error.lines)
+    except InputError:
+        # a name that means nothing has been told by now
+        return []
+    return []
 
 
 def _references(raw: dict[str, Any]) -> Iterator[_Reference]:

@@ -11,8 +11,8 @@ et al. 2018, arXiv:1801.05787).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -69,6 +69,16 @@ class MaskTraining:
             self._move(self._hardware, total)
         for one in scores:
             one.grad = None
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers of former steps, for a checkpoint; both optimizers are without momentum."""
+        return {"squares": self._squares, "seen": self._seen}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        for key, kept in (("squares", self._squares), ("seen", self._seen)):
+            for tensor, saved in zip(kept, state[key], strict=True):
+                tensor.copy_(saved)
 
     def _task_gradients(self, images: int) -> list[torch.Tensor]:
         scores = self.masks.parameters()

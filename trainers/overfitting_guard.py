@@ -8,7 +8,8 @@ accuracy, or how far it lies below FGSM accuracy.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +57,12 @@ class OverfittingGuard:
         task: Gives the images: 256 fixed, plain training images, so that no validation image is looked at.
         epsilon: L∞ radius of PGD-5 with a step of ε / 2 and one random start.
         seed: For the random start, the same in every check.
+        parts: In how many parts the images go through the model.
     """
 
-    def __init__(self, task: Task, epsilon: float, *, seed: Seed) -> None:
+    def __init__(self, task: Task, epsilon: float, *, seed: Seed, parts: int = 1) -> None:
         held = task.evaluation("train", IMAGES)
-        self._task, self._epsilon, self._seed = task, epsilon, seed
+        self._task, self._epsilon, self._seed, self._parts = task, epsilon, seed, parts
         self._images, self._targets = to_float(held.images), held.targets
         self._best = Accuracies(0.0, 0.0, 0.0)
         self._good: dict[str, Tensor] = {}
@@ -69,19 +71,21 @@ class OverfittingGuard:
         """Accuracies on the guard's images; the model's mode is kept."""
         training = model.training
         model.eval()
+        images, targets = (tensor.chunk(self._parts) for tensor in (self._images, self._targets))
         with torch.no_grad():
-            clean = self._task.correct(model(self._images), self._targets)
+            clean = [self._task.correct(model(part), wanted) for part, wanted in zip(images, targets, strict=True)]
         victim = Victim(model, self._task.attack_losses, self._task.correct)
         attacks = (
             FGSM(epsilon=self._epsilon),
             PGD(epsilon=self._epsilon, steps=STEPS, restarts=1, step_size=self._epsilon / 2),
         )
-        robust = [
-            attack(victim, self._images, self._targets, self._seed.torch(self._images.device)).robust
-            for attack in attacks
-        ]
+        robust = []
+        for attack in attacks:
+            draws = self._seed.torch(self._images.device)
+            found = [attack(victim, part, wanted, draws).robust for part, wanted in zip(images, targets, strict=True)]
+            robust.append(found)
         model.train(training)
-        return Accuracies(*(float(right.float().mean()) for right in (clean, *robust)))
+        return Accuracies(*(float(torch.cat(right).float().mean()) for right in (clean, *robust)))
 
     def check(self, model: nn.Module) -> str | None:
         """Compare with the best check so far; on catastrophic overfitting put the last good weights back.
@@ -107,6 +111,15 @@ class OverfittingGuard:
             self._best = now
         self._good = {name: tensor.detach().clone() for name, tensor in _learned(model).items()}
         return None
+
+    def state(self) -> dict[str, Any]:
+        """The best and the last good check, for a checkpoint; tensors are those in use, not copies."""
+        return {"best": list(self._best), "good": self._good}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self._best = Accuracies(*state["best"])
+        self._good = {name: tensor.to(self._images.device) for name, tensor in state["good"].items()}
 
     def _restore(self, model: nn.Module) -> None:
         with torch.no_grad():

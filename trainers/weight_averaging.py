@@ -10,7 +10,8 @@ this warm-up a decay of 0.9995, which long robust trainings use, would leave a s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,29 +59,46 @@ class WeightAverage:
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self._averages: list[tuple[nn.Parameter, Tensor]] = []
+        self._averages: dict[str, Tensor] = {}
+        self._averaged: list[nn.Parameter] = []
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Take the parameters as they are into the average; call it after each optimizer step."""
-        if not self.updates:
-            trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
-            self._averages = [(parameter, parameter.detach().clone()) for parameter in trained]
+        if not self._averaged:
+            parameters = dict(model.named_parameters())
+            if not self.updates:
+                self._averages = {name: one.detach().clone() for name, one in parameters.items() if one.requires_grad}
+            self._averaged = [parameters[name] for name in self._averages]
         share = 1.0 - decay_at(self.updates, self.decay)
-        for parameter, average in self._averages:
+        for parameter, average in zip(self._averaged, self._averages.values(), strict=True):
             average.lerp_(parameter, share)
         self.updates += 1
 
     def restart(self) -> None:
         """Forget everything, as when earlier weights were put back."""
-        self.updates, self._averages = 0, []
+        self.updates, self._averages, self._averaged = 0, {}, []
 
     @torch.no_grad()
-    def apply(self) -> bool:
-        """Put the average in the parameters' place; False where there is none. Batch norm is to be measured again."""
-        for parameter, average in self._averages:
-            parameter.copy_(average)
+    def apply(self, model: nn.Module) -> bool:
+        """Put the average in the parameters' place; False where there is none. Batch norm is to be measured again.
+
+        Args:
+            model: The one that `update` was given, or a copy of it.
+        """
+        parameters = dict(model.named_parameters())
+        for name, average in self._averages.items():
+            parameters[name].copy_(average)
         return bool(self._averages)
+
+    def state(self) -> dict[str, Any]:
+        """Everything, for a checkpoint; tensors are those in use, not copies."""
+        return {"updates": self.updates, "averages": self._averages}
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Take up what `state` gave."""
+        self.updates = state["updates"]
+        self._averages = {name: tensor.to(device) for name, tensor in state["averages"].items()}
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ import numpy as np
 from ...studies.errors import TargetError
 from ...studies.seeds import Seed
 from .base import Artefact, AtLeastOne, Positive, Rounds, Share, Target
-from .device_lock import device_lock
+from .exclusive import alone
 from .parity import MINIMUM_AGREEMENT, MINIMUM_SNR_DB
 from .size import file_bytes, zipped_bytes
 from .timing import LatencyComparison, Timed, TimingOptions, compare, wall_clock
@@ -136,7 +136,7 @@ class OnnxRuntimeCPU(Target):
         shape = tuple(artefact.details["input_shape"])
         images = seed.child("images").numpy().random((self.batch_size, *shape), dtype=np.float32)
         details = {"batch_size": self.batch_size, "threads": self.threads, "onnxruntime": onnxruntime.__version__}
-        with device_lock("cpu"):
+        with alone("cpu"):
             candidate, other = self.timed(artefact, images), self.timed(reference, images)
             return compare(candidate, other, options=self.timing, seed=seed.child("order"), details=details)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...studies.seeds import Seed
-from .device_lock import device_lock
+from .exclusive import alone
 from .timing import Timed
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def ready(target: Target, artefacts: Sequence[Artefact], *, seed: Seed) -> Itera
 
     device = str(getattr(target, "device", "cpu"))
     current = torch.cuda.device(device) if device.startswith("cuda") else nullcontext()
-    with device_lock(device), current, torch.inference_mode():
+    with alone(device), current, torch.inference_mode():
         generator, batch_size = seed.numpy(), getattr(target, "batch_size", 1)
         shapes = [tuple(artefact.details["input_shape"]) for artefact in artefacts]
         images = [generator.random((batch_size, *shape), dtype=np.float32) for shape in shapes]

@@ -17,7 +17,7 @@ from pydantic import Field
 from ...studies.errors import DeviceError, TargetError
 from ...studies.seeds import Seed
 from .base import Artefact, AtLeastOne, Positive, Rounds, Share, Target
-from .device_lock import device_lock
+from .exclusive import alone
 from .parity import MINIMUM_AGREEMENT, MINIMUM_SNR_DB
 from .size import file_bytes, zipped_bytes
 from .timing import LatencyComparison, Timed, TimingOptions, compare
@@ -157,7 +157,7 @@ class TorchCUDA(Target):
             "cuda": torch.version.cuda,
             "cache": "hot",
         }
-        with device_lock(self.device), torch.cuda.device(self.index), torch.inference_mode():
+        with alone(self.device), torch.cuda.device(self.index), torch.inference_mode():
             candidate, other = self.timed(artefact, images), self.timed(reference, images)
             return compare(candidate, other, options=self.timing, seed=seed.child("order"), details=details)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 from ...studies.errors import RunError
 from ..run_folder import RunFolder
 from .base import REAL_TRIALS, Report, TrialOutcome, TrialRequest, failure
+from .memory_kills import memory_kills
 from .worker import worker_main
 
 __all__ = ["ProcessEngine"]
@@ -30,27 +32,34 @@ class _Worker:
     connection: Connection
     request: TrialRequest | None = None
     attempt: int = 0
+    since: float = 0.0
+    memory_kills: int = 0
 
 
 class ProcessEngine:
     """Runs up to `workers` trials at once, each in a spawned process that is kept for the next one.
 
-    A process that dies under a trial (killed, out of memory) is replaced and the trial run once more; if that one
-    dies too, the trial has failed, and says how.
+    A process that dies under a trial is replaced and the trial run once more, in smaller batches if the kernel killed
+    it for want of memory; if that one dies too, the trial has failed, and says how. So has one that runs for too long.
 
     Args:
         run_folder: The run's folder.
         workers: How many processes, started when first needed.
         runner: What runs a trial, as ``"module:attribute"``.
+        timeout: Seconds after which a trial is ended; a process that has yet to start gets as many before. None lets
+            trials run.
 
     Raises:
         ValueError: `workers` is less than 1.
     """
 
-    def __init__(self, run_folder: Path, workers: int, *, runner: str = REAL_TRIALS) -> None:
+    def __init__(
+        self, run_folder: Path, workers: int, *, runner: str = REAL_TRIALS, timeout: float | None = None
+    ) -> None:
         if workers < 1:
             raise ValueError(f"`workers` must be at least 1; found {workers}.")
         self.workers = workers
+        self._timeout = timeout
         self._folder = RunFolder(run_folder)
         self._reference = runner
         self._pool: list[_Worker] = []
@@ -76,10 +85,17 @@ class ProcessEngine:
             left = deadline - time.monotonic()
             if not busy or left <= 0:
                 break
+            if self._timeout is not None:
+                ends = min(worker.since for worker in busy) + self._timeout
+                left = min(left, max(0.0, ends - time.monotonic()))
             ready = wait([item for worker in busy for item in (worker.connection, worker.process.sentinel)], left)
             for worker in busy:
                 if worker.connection in ready or worker.process.sentinel in ready:
                     outcomes += self._hear(worker, report)
+                # one that keeps reporting may be stuck all the same
+                late = self._timeout is not None and time.monotonic() - worker.since >= self._timeout
+                if late and worker.request is not None and worker in self._pool:
+                    outcomes += self._overdue(worker)
         return outcomes
 
     def stop(self) -> None:
@@ -112,6 +128,7 @@ class ProcessEngine:
             raise RuntimeError(f"`submit` must wait for an idle worker; found {self.workers} busy ones.")
         worker = idle[0] if idle else self._start()
         worker.request, worker.attempt = request, attempt
+        worker.since, worker.memory_kills = time.monotonic(), memory_kills()
         # a worker that dies right now is noticed by `poll`, like one that dies later
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             worker.connection.send(request)
@@ -135,6 +152,8 @@ class ProcessEngine:
                 kind, content = worker.connection.recv()
                 if kind == "progress":
                     report(content)
+                elif kind == "started":
+                    worker.since = time.monotonic()
                 elif kind == "outcome":
                     worker.request = None
                     return [content]
@@ -154,9 +173,26 @@ class ProcessEngine:
         if result is not None:
             return [TrialOutcome(request.number, result)]
         if attempt < ATTEMPTS:
-            self._assign(request, attempt + 1)
+            # a kill that memory had no part in must not change the trial
+            short = code == -signal.SIGKILL and memory_kills() > worker.memory_kills
+            again = dataclasses.replace(request, halvings=request.halvings + 1) if short else request
+            self._assign(again, attempt + 1)
             return []
         return [failure(request, f"its process died {ATTEMPTS} times ({_ending(code)})")]
+
+    def _overdue(self, worker: _Worker) -> list[TrialOutcome]:
+        """End a worker whose trial has run for too long; a result that it had stored by then counts."""
+        request = worker.request
+        assert request is not None
+        worker.process.terminate()
+        worker.process.join(GRACE_SECONDS)
+        # one that hangs in the kernel or in a library does not hear the first signal
+        worker.process.kill()
+        self._bury(worker)
+        result = self._folder.result(request.number)
+        if result is not None:
+            return [TrialOutcome(request.number, result)]
+        return [failure(request, f"it ran longer than `search.trial_timeout` ({self._timeout:g} s)")]
 
     def _bury(self, worker: _Worker) -> None:
         self._pool.remove(worker)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from ...studies.errors import ForgefrontError
+from ...studies.errors import ForgefrontError, RunError
 from .base import TrialProgress, load_runner, threads_per_worker
 
 __all__ = ["worker_main"]
@@ -27,8 +27,8 @@ def worker_main(connection: Connection, reference: str, run_folder: str, workers
     """The life of one worker.
 
     Args:
-        connection: Requests come in; ``("progress", TrialProgress)``, ``("outcome", TrialOutcome)`` and
-            ``("unusable", text)`` go out.
+        connection: Requests come in; ``("started", None)``, ``("progress", TrialProgress)``, ``("outcome",
+            TrialOutcome)`` and ``("unusable", text)`` go out.
         reference: The runner, as ``"module:attribute"``.
         run_folder: The run's folder.
         workers: How many workers share this machine's cores.
@@ -54,7 +54,13 @@ def worker_main(connection: Connection, reference: str, run_folder: str, workers
             connection.send(("unusable", str(error)))
             return
         while (request := connection.recv()) is not None:
-            connection.send(("outcome", runner(request, report)))
+            connection.send(("started", None))
+            try:
+                outcome = runner(request, report)
+            except RunError as error:
+                connection.send(("unusable", str(error)))
+                return
+            connection.send(("outcome", outcome))
 
 
 def _die_with(coordinator: int) -> None:

@@ -17,6 +17,9 @@ __all__ = ["Belief", "Landscape"]
 
 OPTIMISM = 2.0
 UNLIKELY = 1e-3
+# most of what a model of dozens of variables doubts cannot be learned in a study's few hundred trials, so that whole
+# deviations would explore for longer than the study lasts
+DOUBT = 0.35
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Belief:
     Args:
         points: (k, D).
         mean: (k, m) means, each on the scale of its objective's model; losses where they are exact.
-        deviation: (k, m) standard deviations, 0 where exact.
+        deviation: (k, m) standard deviations, `DOUBT` times the models', 0 where exact.
         chance: (k,) probabilities of meeting every constraint; 0 where a plan tells that one is broken.
     """
 
@@ -87,6 +90,7 @@ class Landscape:
             if model is not None:
                 estimates = told[:, index] if self._estimated[index] else None
                 mean[:, index], deviation[:, index] = model.predict(inputs, estimates)
+        deviation *= DOUBT
         for model in self._constraints:
             centre, width = model.predict(inputs, None)
             chance = chance * below(model.shape.warp(np.zeros(1)), centre, width)[:, 0]

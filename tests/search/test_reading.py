@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -124,12 +125,13 @@ def test_all_is_of_one_moment_while_another_process_writes(study: optuna.Study, 
 
     writer = threading.Thread(target=write)
     writer.start()
+    pairs: list[tuple[float, object]] = []
+    end = time.monotonic() + 60.0
     try:
-        pairs = [
-            (trial.values[0], trial.user_attrs["role"])
-            for _ in range(15)
-            for trial in [read_trials(study, numbers=[0])[0]]
-        ]
+        # until several states were seen, however slow the disk
+        while len(pairs) < 15 or (len(set(pairs)) < 4 and time.monotonic() < end):
+            trial = read_trials(study, numbers=[0])[0]
+            pairs.append((trial.values[0], trial.user_attrs["role"]))
     finally:
         stop.set()
         writer.join()

@@ -16,7 +16,7 @@ from optuna.trial import TrialState, create_trial
 from forgefront import load_run
 from forgefront.search.cli import main
 from forgefront.search.hypervolume import front_hypervolume
-from forgefront.search.plot_history import hypervolume_history
+from forgefront.search.plot_history import history_by_trial
 from forgefront.search.report.write import report_text
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.status import describe, last_growth
@@ -170,7 +170,7 @@ def test_a_browser_shows_every_picture_and_asks_for_nothing(finished_run: Path, 
 def test_the_history_ends_at_the_front_and_never_falls(tmp_path: Path) -> None:
     run = load_run(stored(tmp_path / "bare", [CONTROL, FAILED, *SEARCHED]))
     trials, directions, reference = run.optuna_trials(), run.record.directions, [0.0, 100.0]
-    history = hypervolume_history(trials, directions, reference)
+    history = history_by_trial(trials, directions, reference)
     assert [number for number, _ in history] == [0, *range(2, 14)]
     volumes = [volume for _, volume in history]
     assert volumes == sorted(volumes)
@@ -184,7 +184,7 @@ def test_the_history_ends_at_the_front_and_never_falls(tmp_path: Path) -> None:
 def test_a_stored_hypervolume_is_taken_at_its_word(tmp_path: Path) -> None:
     trials = [trial(0.9, 100.0, role="control", hypervolume=0.0), trial(0.8, 50.0, hypervolume=0.5)]
     run = load_run(stored(tmp_path / "bare", [*trials, trial(0.7, 60.0, hypervolume=0.4)]))
-    assert hypervolume_history(run.optuna_trials(), run.record.directions, [0.0, 100.0]) == [
+    assert history_by_trial(run.optuna_trials(), run.record.directions, [0.0, 100.0]) == [
         (0, 0.0),
         (1, 0.5),
         (2, 0.5),
@@ -193,11 +193,16 @@ def test_a_stored_hypervolume_is_taken_at_its_word(tmp_path: Path) -> None:
 
 def test_status_tells_of_budgets_growth_and_failures(tmp_path: Path) -> None:
     failed = [create_trial(state=TrialState.FAIL, user_attrs={"reason": f"reason {index}"}) for index in range(30)]
-    lines = describe(load_run(stored(tmp_path / "bare", [CONTROL, *SEARCHED, trial(0.1, 99.0), PRUNED, *failed[:3]])))
+    lines = describe(
+        load_run(
+            stored(tmp_path / "bare", [CONTROL, *SEARCHED, trial(0.1, 99.0, repeats=[{}, {}, {}]), PRUNED, *failed[:3]])
+        )
+    )
     assert lines[0] == "bare: 40 trials asked for; 14 complete, 3 fail, 1 pruned"
     assert "left: 22 trials, 0.6 of 2 device hours" in lines
     assert "stops when 10 trials in a row grow the hypervolume by less than 2.00%" in lines
     assert "hypervolume last grew with trial 12, 5 finished trials ago" in lines
+    assert "1 trained more than once, 3 trainings in all" in lines
     assert lines[-3:] == [f"trial {15 + index} failed: reason {index}" for index in range(3)]
     many = describe(load_run(stored(tmp_path / "many", [CONTROL, *failed])))
     assert "30 trials failed; the latest 20:" in many

@@ -46,6 +46,7 @@ def test_examples():
         ("trial_timeout=-1.0", "search.trial_timeout", "greater than 0"),
         ("repeats=0", "search.repeats", "1"),
         ("engine_options=3", "search.engine_options", "table"),
+        ("engine_options={gpus = 1}", "search.engine_options", "search.engine"),
     ],
 )
 def test_a_mistake_is_one_line(setting, where, way_out):

@@ -93,7 +93,7 @@ def test_the_average_is_the_recursion():
         average.update(model)
         share = min(0.6, (1 + update) / (10 + update))
         expected = weights if expected is None else share * expected + (1.0 - share) * weights
-    assert average.apply()
+    assert average.apply(model)
     assert torch.allclose(model.weight, expected)
     assert model.weight[0, 1] == 1.0
 
@@ -102,10 +102,10 @@ def test_an_average_of_nothing_changes_nothing():
     model = nn.Linear(2, 1)
     before = model.weight.clone()
     average = WeightAverage(0.9)
-    assert not average.apply()
+    assert not average.apply(model)
     average.update(model)
     average.restart()
-    assert not average.apply()
+    assert not average.apply(model)
     assert torch.equal(model.weight, before)
 
 
@@ -116,7 +116,7 @@ def test_what_needs_no_gradient_stays_out():
     average.update(model)
     with torch.no_grad():
         model.bias.fill_(7.0)
-    average.apply()
+    average.apply(model)
     assert (model.bias == 7.0).all()
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
 from torch import nn
 
-from forgefront.compression.targets.device_lock import device_lock, lock_path
 from forgefront.compression.targets.onnxruntime_cpu import OnnxRuntimeCPU
 from forgefront.compression.targets.parity import check_parity, signal_to_noise
 from forgefront.compression.targets.size import file_bytes, zipped_bytes, zipped_layer_bytes
 from forgefront.compression.targets.timing import TimingOptions, compare, wall_clock
-from forgefront.studies.errors import DeviceError, ParityError
+from forgefront.studies.errors import ParityError
 from forgefront.studies.seeds import Seed
 from forgefront.trainers.models.cifar_resnet import resnet20
 
@@ -138,34 +135,6 @@ def test_wall_clock_gives_the_seconds_of_one_run():
     runs: list[int] = []
     assert 0.0 <= wall_clock(lambda: runs.append(1))(7) < 1.0
     assert len(runs) == 7
-
-
-HOLD = """
-import sys
-from forgefront.compression.targets.device_lock import device_lock
-with device_lock(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.readline()
-"""
-
-
-def test_a_second_process_waits_for_the_device_and_a_killed_one_frees_it():
-    device = "test device/0"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, device], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert holder.stdout.readline().strip() == "held"
-        with pytest.raises(DeviceError, match="test device/0") as error, device_lock(device, timeout=0.2):
-            pass
-        assert "\n" not in str(error.value)
-        with device_lock("another device", timeout=5):
-            pass
-    finally:
-        holder.kill()
-        holder.wait()
-    with device_lock(device, timeout=5):
-        assert lock_path(device).exists()
 
 
 @pytest.mark.parametrize("bits", [32, 8, 4])
