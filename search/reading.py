@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-__all__ = ["read_trials"]
+__all__ = ["read_trials", "stored_trials"]
 
 SCHEMA = 12
 """Version of Optuna's tables that this file knows; any other is left to Optuna's own reader."""
@@ -53,12 +53,22 @@ def read_trials(
     if not isinstance(database, RDBStorage) or not _known():
         trials = study.get_trials(deepcopy=False)
         return trials if numbers is None else [trial for trial in trials if trial.number in set(numbers)]
+    if numbers is None and attributes is None and params is None:
+        return stored_trials(database, study._study_id)
     with _snapshot(database) as connection:
         if numbers is None:
             return _read(connection, study._study_id, None, attributes, params)
         wanted = sorted(set(numbers))
         chunks = (wanted[start : start + AT_ONCE] for start in range(0, len(wanted), AT_ONCE))
         return [trial for chunk in chunks for trial in _read(connection, study._study_id, chunk, attributes, params)]
+
+
+def stored_trials(database: RDBStorage, study_id: int) -> list[FrozenTrial]:
+    """All trials of a study with all that is stored of them, in order of their numbers."""
+    if not _known():
+        return sorted(database.get_all_trials(study_id, deepcopy=False), key=lambda trial: trial.number)
+    with _snapshot(database) as connection:
+        return _read(connection, study_id, None, None, None)
 
 
 def _known() -> bool:

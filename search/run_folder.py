@@ -121,15 +121,11 @@ class RunFolder:
         """Remove what an earlier life of the run left for trial `number`."""
         shutil.rmtree(self.trial(number), ignore_errors=True)
 
-    def discard_attempts(self, number: int | None = None) -> None:
-        """Remove the attempts, at trial `number` or at all, that a dead process left unfinished.
-
-        Only the holder of the run's lock, or of that trial, may call this.
-        """
+    def discard_attempts(self) -> None:
+        """Remove the attempts that a dead coordinator left unfinished; only the lock's holder may call this."""
         if self.trials.is_dir():
             for entry in self.trials.iterdir():
-                attempted = entry.name.partition(".")[0]
-                if "." in entry.name and attempted.isdigit() and number in (None, int(attempted)):
+                if "." in entry.name and entry.name.partition(".")[0].isdigit():
                     shutil.rmtree(entry, ignore_errors=True)
 
 

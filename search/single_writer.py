@@ -20,6 +20,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ..studies.errors import RunError
+from .reading import stored_trials
 
 __all__ = ["SingleWriterStorage"]
 
@@ -239,9 +240,8 @@ class SingleWriterStorage(BaseStorage):
 
     def _mirror(self, study_id: int) -> _Mirror:
         if study_id not in self._mirrors:
-            trials = self._database.get_all_trials(study_id, deepcopy=False)
             mirror = _Mirror(
-                sorted(trials, key=lambda trial: trial.number),
+                stored_trials(self._database, study_id),
                 self._database.get_study_user_attrs(study_id),
                 self._database.get_study_system_attrs(study_id),
             )

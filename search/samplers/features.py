@@ -56,7 +56,7 @@ class Features:
         for row in [mean for mean in means if (np.ptp(mean[mean > 0]) > 0)]:
             columns.append((row, 1, False))
             labels.append("weighted")
-        self._one_hot = [int(index) for index in groups.free if unit.categorical[index]]
+        self._one_hot = [int(index) for index in range(len(unit)) if unit.categorical[index]]
         self._numbers = [int(index) for index in range(len(unit)) if not unit.categorical[index]]
         free = [int(index) for index in groups.free if not unit.categorical[index]]
         for index in free:

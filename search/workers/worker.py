@@ -209,7 +209,6 @@ class Worker:
             stored = stored_outcome(self._folder, trial)
             if stored is None:
                 self._say(f"taking over trial {trial.number}, whose worker is gone")
-                self._folder.discard_attempts(trial.number)
                 return _Next(trial)
             record.refresh()
             self._settle(record, trial, stored)
@@ -228,8 +227,12 @@ class Worker:
                 trial = record.ask()
                 self._claims.take(record, trial)
                 return _Next(trial)
-        # someone must be left to take over what dies at the very end
-        return _Next(wait=True) if record.running else _Next(stopped=stopped)
+        if record.running:
+            # someone must be left to take over what dies at the very end
+            return _Next(wait=True)
+        # not when a trial is taken over: whoever left it may only seem to be dead, and still write there
+        self._folder.discard_attempts()
+        return _Next(stopped=stopped)
 
     # beside the others
 
@@ -249,14 +252,19 @@ class Worker:
                 if time.monotonic() - signed > self._presumed_dead / 4:
                     signed = time.monotonic()
                     if not self._still_mine(trial):
-                        self._say(f"trial {trial.number} is left: another worker has taken it over")
-                        self._engine.stop()
-                        self._claims.release(trial)
-                        return None
-        except BaseException:
+                        return self._leave(trial)
+        except BaseException as error:
+            # the folder of an attempt is removed once others have finished the study without it
+            if isinstance(error, Exception) and not self._still_mine(trial):
+                return self._leave(trial)
             self._engine.stop()
             self._give_back(record, trial)
             raise
+
+    def _leave(self, trial: FrozenTrial) -> None:
+        self._say(f"trial {trial.number} is left: another worker has taken it over")
+        self._engine.stop()
+        self._claims.release(trial)
 
     def _still_mine(self, trial: FrozenTrial) -> bool:
         """Give a sign of life; without a connection the trial goes on, for its result will be on disk."""

@@ -146,7 +146,8 @@ def test_a_trial_whose_worker_is_interrupted_is_given_back_at_once(url, tmp_path
 def test_whoever_was_taken_for_dead_does_not_tell_over_another(url, postgresql, tmp_path):
     first = start(tmp_path, url, "--trials", 3, sleep=4)
     try:
-        lines_until(first, "TrialStarted", "0")
+        # well within the trial, whose attempt others may remove
+        lines_until(first, "TrialProgress", "0")
         # suspended, and its session ended: nothing is heard of it any more
         first.send_signal(signal.SIGSTOP)
         postgresql.execute(
@@ -162,6 +163,7 @@ def test_whoever_was_taken_for_dead_does_not_tell_over_another(url, postgresql, 
         first.wait()
     assert first.returncode == 0, errors
     assert "TrialFinished" not in output
+    assert not [entry for entry in RunFolder(tmp_path).trials.iterdir() if "." in entry.name]
     assert (content(study(url).trials), [trial.user_attrs for trial in study(url).trials]) == before
     assert {trial.user_attrs[OWNER]["pid"] for trial in study(url).trials} == {os.getpid()}
 
