@@ -252,11 +252,13 @@ class Worker:
                 if time.monotonic() - signed > self._presumed_dead / 4:
                     signed = time.monotonic()
                     if not self._still_mine(trial):
-                        return self._leave(trial)
+                        self._leave(trial)
+                        return None
         except BaseException as error:
             # the folder of an attempt is removed once others have finished the study without it
             if isinstance(error, Exception) and not self._still_mine(trial):
-                return self._leave(trial)
+                self._leave(trial)
+                return None
             self._engine.stop()
             self._give_back(record, trial)
             raise
