@@ -13,7 +13,7 @@ __all__ = ["Event", "Preparing", "StudyFinished", "StudyStarted", "TrialFinished
 
 @dataclass(frozen=True)
 class Preparing:
-    """The lock is held, and before the study opens something takes a while; `text` says what."""
+    """Something takes a while before the study opens, or hinders it (a server that has gone); `text` says what."""
 
     text: str
 
