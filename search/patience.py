@@ -1,4 +1,4 @@
-"""Waiting for a database server that has gone: what was being written is tried again, from what the server then holds."""
+"""Waiting for a database server that has gone: what was being written is tried again, from what it then holds."""
 
 from __future__ import annotations
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+# several processes run tests, and each core has one: read when torch is first imported, here and in what tests start
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:

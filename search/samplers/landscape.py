@@ -16,7 +16,7 @@ from .unit_space import UnitSpace
 __all__ = ["Belief", "Landscape"]
 
 OPTIMISM = 2.0
-UNLIKELY = 1e-3
+LIKELY, UNLIKELY = 0.5, 1e-3
 # most of what a model of dozens of variables doubts cannot be learned in a study's few hundred trials, so that whole
 # deviations would explore for longer than the study lasts
 DOUBT = 0.35
@@ -140,7 +140,7 @@ class Landscape:
             else:
                 product *= below(model.shape.warp(bounds), belief.mean[:, index], belief.deviation[:, index])
         # where improvement and breach go together, as at every bound, their product alone would go for the breach
-        likely = np.where(belief.chance >= 0.5, belief.chance, UNLIKELY * belief.chance)
+        likely = np.where(belief.chance >= LIKELY, belief.chance, UNLIKELY * belief.chance)
         return np.nan_to_num(product.sum(axis=1, dtype=float) * self._volume * likely)
 
     def _read(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
