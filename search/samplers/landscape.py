@@ -16,7 +16,7 @@ from .unit_space import UnitSpace
 __all__ = ["Belief", "Landscape"]
 
 OPTIMISM = 2.0
-LIKELY, UNLIKELY = 0.5, 1e-3
+LIKELY, UNLIKELY = 0.7, 1e-3
 # most of what a model of dozens of variables doubts cannot be learned in a study's few hundred trials, so that whole
 # deviations would explore for longer than the study lasts
 DOUBT = 0.35

@@ -201,9 +201,9 @@ def test_broken_constraints_are_learned():
             trial.set_constraint("tight", 0.5 - values[1])
             study.tell(trial, values)
         shares[make] = np.mean([trial.constraints["tight"] <= 0.0 for trial in study.trials[20:]])
-    # the best lie at the bound, where one in two may break it
+    # the best lie at the bound
     assert shares[random] < 0.25
-    assert shares[surrogate_nsga2] >= 0.5
+    assert shares[surrogate_nsga2] > 0.6
 
 
 def test_what_runs_is_not_asked_again_nor_next_to_it():
