@@ -41,9 +41,10 @@ class Interrupts:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """A block that may be left anywhere."""
-        self.check()
+        # set before the check: a signal between the two would be heeded only when the block is left
         self._waiting = True
         try:
+            self.check()
             yield
         finally:
             self._waiting = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,16 +50,24 @@ class Knowledge:
 
     def hopeless(self, params: Mapping[str, Any]) -> bool:
         """Whether a condition on what is known exactly is broken, so that training would be in vain."""
-        if not self.conditions:
-            return False
-        told = self.forecast(params)
+        return self.violation(params) > 0.0
+
+    def violation(self, params: Mapping[str, Any]) -> float:
+        """Sum of what the conditions on exactly known numbers are exceeded by; 0 for what may be feasible."""
+        total = 0.0
+        for condition, known in self._exact(params):
+            reference = self.control.get(condition.metric)
+            total += max(0.0, condition.violation(known.value, None if reference is None else reference.value))
+        return total
+
+    def settled(self, params: Mapping[str, Any]) -> frozenset[str]:
+        """The conditions, as texts, of which `params` alone tell whether they are met."""
+        return frozenset(str(condition) for condition, _ in self._exact(params))
+
+    def _exact(self, params: Mapping[str, Any]) -> Iterator[tuple[Condition, Forecast]]:
+        told = self.forecast(params) if self.conditions else {}
         for condition in self.conditions:
             known = told.get(condition.metric)
-            if known is None or not known.exact:
-                continue
-            reference = self.control.get(condition.metric)
-            if condition.relative_to_control and reference is None:
-                continue
-            if not condition.holds(known.value, None if reference is None else reference.value):
-                return True
-        return False
+            unbounded = condition.relative_to_control is not None and condition.metric not in self.control
+            if known is not None and known.exact and not unbounded:
+                yield condition, known

@@ -42,6 +42,7 @@ class Problem:
         conditions: What a feasible trial must meet, on scores or on numbers of their details.
         fingerprint: What results depend on, JSON values.
         knowledge: What samplers may use besides the trials.
+        repeats: Trainings of a candidate that would be on the front.
         rungs: Shares of a trial's training after which it is compared with others, rising; none without early stopping.
     """
 
@@ -54,6 +55,7 @@ class Problem:
     conditions: Sequence[Condition] = ()
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     knowledge: Knowledge | None = None
+    repeats: int = 1
     rungs: Sequence[float] = ()
 
 

@@ -119,7 +119,8 @@ class StudyRecord:
     @property
     def standing(self) -> Standing:
         """What a trial that is handed out now is compared with."""
-        return Standing(self._front.values, tuple(map(tuple, self._rungs)))
+        front = self._front.values if self.problem.repeats > 1 else ()
+        return Standing(front, tuple(map(tuple, self._rungs)))
 
     # writing
 

@@ -101,9 +101,10 @@ class RunFolder:
             shutil.rmtree(final)
         os.replace(attempt, final)
         _sync(self.trials)
-        self._discard_checkpoints(number)
+        self.discard_checkpoints(number)
 
-    def _discard_checkpoints(self, number: int) -> None:
+    def discard_checkpoints(self, number: int) -> None:
+        """Remove the checkpoints of a trial that has ended."""
         # with what a killed process left of one that it was writing
         for pattern in (f"{number}.pt", f"{number}-repeat-*.pt", f".{number}.pt.*", f".{number}-repeat-*.pt.*"):
             for path in self.checkpoints.glob(pattern):

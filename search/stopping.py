@@ -43,7 +43,9 @@ class StopRules:
             return f"{device_seconds / 3600:.3g} device hours were spent (search.device_hours = {self.device_hours:g})"
         if self.stagnation is not None and stagnant(hypervolumes, *self.stagnation):
             trials, tolerance = self.stagnation
-            return f"{trials} trials brought less than {tolerance:.3g} of the hypervolume (search.stagnation)"
+            return (
+                f"{trials} complete trials brought no more than {tolerance:.3g} of the hypervolume (search.stagnation)"
+            )
         return None
 
 

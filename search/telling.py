@@ -34,7 +34,10 @@ def tell(folder: RunFolder, record: StudyRecord, outcome: TrialOutcome) -> Froze
     """Tell an outcome, whose result.json is written first where the trial could not do so itself."""
     if folder.result(outcome.number) is None:
         folder.publish(folder.attempt(outcome.number), outcome.number, outcome.result)
-    return record.tell(outcome.number, outcome.result)
+    trial = record.tell(outcome.number, outcome.result)
+    # what a kill between the trial's last two steps has left
+    folder.discard_checkpoints(outcome.number)
+    return trial
 
 
 def finished_event(record: StudyRecord, trial: FrozenTrial, outcome: TrialOutcome, trials: int) -> TrialFinished:

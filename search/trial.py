@@ -209,6 +209,7 @@ class TrialContext:
             fingerprint=fingerprint(self.study, inputs, threads=self.threads, device=str(self.device)),
             rungs=self._rung_fractions(),
             knowledge=self.knowledge,
+            repeats=self.study.search.repeats,
         )
 
     def _rung_fractions(self) -> tuple[float, ...]:

@@ -151,7 +151,7 @@ def _references(raw: dict[str, Any]) -> Iterator[_Reference]:
         for index, table in enumerate(tables if isinstance(tables, list) else ()):
             yield from _with_options(kind, (key, index), table, section)
     if search or "search" not in raw:
-        search.setdefault("sampler", "nsga2")
+        search.setdefault("sampler", SearchSection.model_fields["sampler"].default)
         raw["search"] = search
         yield from _with_options("sampler", ("search",), search, SearchSection, name_key="sampler")
     yield from _plain("engine", ("search", "engine"), search.get("engine"))

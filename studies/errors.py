@@ -7,6 +7,7 @@ from collections.abc import Sequence
 __all__ = [
     "CandidateError",
     "DataError",
+    "DeviceBusyError",
     "DeviceError",
     "DivergedError",
     "ForgefrontError",
@@ -64,6 +65,10 @@ class TargetError(InputError):
 
 class RunError(InputError):
     """A run folder or its database is missing, foreign or corrupted, or holds no such trial."""
+
+
+class DeviceBusyError(RunError):
+    """Another process keeps a device that must be had alone; the study stops, and its trial can run again."""
 
 
 class LockHeldError(InputError):

@@ -49,7 +49,7 @@ class StagnationSection(Section):
     """When a search has stopped finding anything.
 
     Args:
-        trials: Complete trials in a row that bring the hypervolume less than `tolerance`.
+        trials: Complete trials in a row that bring the hypervolume no more than `tolerance`.
         tolerance: Growth over all of them, as a share of the hypervolume.
     """
 
@@ -104,8 +104,8 @@ class SearchSection(PartSection):
             means.
     """
 
-    sampler: PartName = "nsga2"
-    seeds: Annotated[int, Field(ge=0)] = 4
+    sampler: PartName = "surrogate-nsga2"
+    seeds: Annotated[int, Field(ge=0)] = 8
     trials: PositiveInt = 64
     timeout: Annotated[float, Field(gt=0.0)] | None = None
     device_hours: Annotated[float, Field(gt=0.0)] | None = None

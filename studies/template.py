@@ -151,8 +151,8 @@ name = "worst_class_accuracy"
 [search]
 sampler = "surrogate-nsga2"      # surrogate-nsga2 | nsga2 | nsga3 | pymoo-nsga2 | pymoo-nsga3 | pymoo-sms |
 #                                # pymoo-agemoea2 | nevergrad | tpe | gp | random; further keys here are its options
-seeds = 4                        # uniform compressions from weak to strong, tried before the sampler chooses
-trials = 16                      # the control, the seeds and what the search finds; techniques: left out, once each
+seeds = 8                        # uniform compressions from weak to strong, tried before the sampler chooses
+trials = 24                      # the control, the seeds and what the search finds; techniques: left out, once each
 # timeout = 3600                 # seconds after which no further trial begins, this time
 # device_hours = 24.0            # hours of all trials together after which no further trial begins
 # stagnation = { trials = 30, tolerance = 0.01 }  # end when so many trials bring less than this share of hypervolume

@@ -1,28 +1,25 @@
 """Who uses a device: work takes it shared, step by step; a measurement of time takes it alone, and work then pauses.
 
-A readers-writer lock between all processes of a user on a machine, made of two advisory file locks a device. Whoever
-wants the device alone closes a turnstile first, which everyone who shares it passes on the way in (Courtois, Heymans
-and Parnas 1971, second problem), so that a measurement is not kept waiting by steps that always overlap. The operating
-system frees what a process holds when it ends, however it ends.
+A readers-writer lock between all processes of a user on a machine, made of advisory file locks. Whoever wants the
+device alone closes a turnstile first, which everyone who shares it passes on the way in (Courtois, Heymans and Parnas
+1971, second problem), so that a measurement is not kept waiting by steps that always overlap; it opens it now and then,
+so that nobody else waits for a process that was stopped. The operating system frees what a process holds when it ends,
+however it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import functools
-import getpass
 import os
-import re
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from types import TracebackType
 
-from ...studies.errors import DeviceError
+from ...studies.errors import DeviceBusyError
+from .lock_files import acquired, described, holders, lock_path, open_lock
 
 try:
     import fcntl
@@ -32,24 +29,13 @@ except ImportError:  # no such locks on this system: devices are then used witho
 __all__ = ["alone", "lock_path", "make_way", "shared"]
 
 PATIENCE_SECONDS = 900.0
-POLL_SECONDS = 0.001
+# how long the turnstile is closed the first time, twice as long each next time (a step may take longer), and the most
+CLOSED_SECONDS, LONGEST_CLOSED = 5.0, 80.0
+# open for this part of the time that it was closed
+OPEN_SHARE = 0.2
 # what a file system answers that has no such locks
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 NOTHING: AbstractContextManager[None] = nullcontext()
-
-
-def lock_path(device: str) -> Path:
-    """The lock file of `device` (``"cpu"``, ``"cuda:0"``, …) for this user; a GPU's is named by its UUID."""
-    slug = re.sub(r"[^a-z0-9]+", "-", _identity(device).lower()).strip("-")
-    owner = re.sub(r"[^A-Za-z0-9]+", "-", _user())
-    return Path(tempfile.gettempdir()) / f"forgefront-{owner}" / f"{slug}.lock"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (ImportError, KeyError, OSError):  # a container's user may have no name
-        return str(os.getuid())
 
 
 def shared(device: object) -> AbstractContextManager[None]:
@@ -70,16 +56,17 @@ def make_way(device: object) -> None:
 
 
 @contextlib.contextmanager
-def alone(device: object, *, timeout: float = PATIENCE_SECONDS) -> Iterator[None]:
+def alone(device: object, *, timeout: float | None = None) -> Iterator[None]:
     """Keep everyone else from `device` for as long as the block lasts; what this thread shares is lent out meanwhile.
 
     Args:
         device: A torch device or its name.
-        timeout: Seconds to wait for others, negative to wait for ever.
+        timeout: Seconds to wait for others, a quarter of an hour for None, negative to wait for ever.
 
     Raises:
-        DeviceError: Others kept the device for longer than `timeout`.
+        DeviceBusyError: Others kept the device for longer than `timeout`; it names them.
     """
+    timeout = PATIENCE_SECONDS if timeout is None else timeout
     mine = _mine()
     hold = mine.hold(str(device))
     if hold is None or hold.alone:
@@ -87,8 +74,10 @@ def alone(device: object, *, timeout: float = PATIENCE_SECONDS) -> Iterator[None
         return
     with mine.lent():
         if not hold.take(None if timeout < 0 else time.monotonic() + timeout):
-            message = f"`device` {device} must be free to be measured; another process has held it for {timeout:g} s."
-            raise DeviceError(message)
+            raise DeviceBusyError(
+                f"`device` {device} must be free to be measured; found that {described(hold.blockers)} has held it for "
+                f"{timeout:g} s. Let it go on or end it, then resume."
+            )
         mine.alone += 1
         try:
             yield
@@ -100,14 +89,29 @@ def alone(device: object, *, timeout: float = PATIENCE_SECONDS) -> Iterator[None
 class _Hold:
     """What one thread holds of one device."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, device: str) -> None:
         self.depth = 0
         self.alone = False
-        self._use = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        self._turnstile = os.open(path.with_suffix(".turnstile"), os.O_RDWR | os.O_CREAT, 0o600)
+        self.blockers: frozenset[int] = frozenset()
+        self._device = device
+        self._handles: list[int] = []
+        self._open()
+
+    def _open(self) -> None:
+        path = lock_path(self._device)
+        self._close()
+        for suffix in (".lock", ".turnstile", ".queue"):
+            self._handles.append(open_lock(path.with_suffix(suffix)))
+        self._use, self._turnstile, self._queue = self._handles
+
+    @property
+    def _gone(self) -> bool:
+        # others would lock a new file: some systems clean up /dev/shm and /tmp when their user logs out
+        return os.fstat(self._use).st_nlink == 0
 
     def share(self) -> None:
+        if self._gone:
+            self._open()
         fcntl.flock(self._turnstile, fcntl.LOCK_SH)
         try:
             fcntl.flock(self._use, fcntl.LOCK_SH)
@@ -119,21 +123,47 @@ class _Hold:
         if self.alone:
             self.alone = False
             fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+            fcntl.flock(self._queue, fcntl.LOCK_UN)
 
     def take(self, deadline: float | None) -> bool:
-        """Whether the device could be had alone before `deadline` on the monotonic clock."""
-        if not _acquired(self._turnstile, deadline):
-            return False
-        try:
-            self.alone = _acquired(self._use, deadline)
-        finally:
-            if not self.alone:
-                fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+        """Whether the device could be had alone before `deadline` on the monotonic clock; else `blockers` had it."""
+        if self._gone:
+            self._open()
+        self.blockers = frozenset()
+        # one at a time, or the turnstile that one opens would be closed by the next
+        if acquired(self._queue, deadline):
+            try:
+                self._take(deadline)
+            finally:
+                if not self.alone:
+                    fcntl.flock(self._queue, fcntl.LOCK_UN)
+        self.blockers = self.blockers or holders(self._use)
         return self.alone
+
+    def _take(self, deadline: float | None) -> None:
+        closed = CLOSED_SECONDS
+        while acquired(self._turnstile, deadline):
+            end = time.monotonic() + closed
+            try:
+                self.alone = acquired(self._use, end if deadline is None else min(end, deadline))
+                if self.alone:
+                    return
+                # whoever has it each time, and not those that came in between
+                found = holders(self._use)
+                self.blockers = self.blockers & found or found
+            finally:
+                if not self.alone:
+                    fcntl.flock(self._turnstile, fcntl.LOCK_UN)
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+            time.sleep(OPEN_SHARE * closed)
+            closed = min(2.0 * closed, LONGEST_CLOSED)
 
     @property
     def wanted(self) -> bool:
-        """Whether someone waits to have the device alone."""
+        """Whether someone waits to have the device alone, or may do so unseen."""
+        if self._gone:
+            return True
         try:
             fcntl.flock(self._turnstile, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -141,10 +171,12 @@ class _Hold:
         fcntl.flock(self._turnstile, fcntl.LOCK_UN)
         return False
 
+    def _close(self) -> None:
+        while self._handles:
+            os.close(self._handles.pop())
+
     def __del__(self) -> None:
-        for name in ("_use", "_turnstile"):
-            if name in self.__dict__:
-                os.close(self.__dict__[name])
+        self._close()
 
 
 class _Shares(AbstractContextManager[None]):
@@ -234,7 +266,7 @@ if hasattr(os, "register_at_fork"):
 def _opened(device: str) -> _Hold | None:
     if fcntl is None:
         return None
-    hold = _Hold(lock_path(device))
+    hold = _Hold(device)
     try:
         # tried once, so that no step has to expect a file system without locks
         hold.wanted  # noqa: B018
@@ -260,28 +292,3 @@ def _drain(device: str) -> None:
         import torch
 
         torch.cuda.synchronize(device)
-
-
-def _acquired(handle: int, deadline: float | None) -> bool:
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-        time.sleep(POLL_SECONDS)
-
-
-@functools.cache
-def _identity(device: str) -> str:
-    """A name for `device` that all processes agree on, whichever GPUs each of them sees."""
-    if not _is_gpu(device):
-        return device
-    import torch
-
-    index = device.partition(":")[2] or "0"
-    try:
-        return f"gpu {torch.cuda.get_device_properties(int(index)).uuid}"
-    except (AssertionError, AttributeError, RuntimeError, ValueError):  # no such GPU here, or no UUID known
-        return f"cuda:{index}"

@@ -32,7 +32,7 @@ class Standing:
     """What the study knew when a trial was handed out, which early stopping and repeats decide by.
 
     Args:
-        front: Values of the feasible non-dominated trials, by objective.
+        front: Values of the feasible non-dominated trials, by objective; empty unless the study repeats trainings.
         rungs: For each rung of early stopping, in order, the values there of every trial that had reached it.
     """
 

@@ -1,35 +1,13 @@
-"""Proposals that would be trained in vain: how far they break what is known, and how little change would mend them."""
+"""Proposals that would be trained in vain, and how little change would mend them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..knowledge import Knowledge
 from .configurations import Params
 
-__all__ = ["known_violation", "mended"]
-
-
-def known_violation(knowledge: Knowledge | None, params: Mapping[str, Any]) -> float:
-    """Sum of what the conditions on exactly known numbers are exceeded by; 0 for what may be feasible.
-
-    Args:
-        knowledge: None where nothing is known.
-        params: A configuration.
-    """
-    if knowledge is None or not knowledge.conditions:
-        return 0.0
-    told, total = knowledge.forecast(params), 0.0
-    for condition in knowledge.conditions:
-        known = told.get(condition.metric)
-        reference = knowledge.control.get(condition.metric)
-        if known is None or not known.exact or (condition.relative_to_control and reference is None):
-            continue
-        excess = condition.violation(known.value, None if reference is None else reference.value)
-        total += max(0.0, excess)
-    return total if not math.isnan(total) else math.inf
+__all__ = ["mended"]
 
 
 def mended(

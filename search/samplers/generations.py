@@ -20,6 +20,9 @@ from .trial_reader import TrialReader
 __all__ = ["GenerationalSampler", "Generations", "by_rung"]
 
 
+WAITING = "forgefront:waiting:"
+
+
 class Generations(TrialReader):
     """The complete and the stopped trials of each generation.
 
@@ -109,12 +112,19 @@ class GenerationalSampler(SeededSampler):
         return self._parents[1]
 
     def select_parent(self, study: Study, generation: int) -> list[FrozenTrial]:
-        """The elite of the last generation and its parents; stopped trials where complete ones are too few."""
+        """The elite of the last generation and its parents; stopped trials where complete ones are too few.
+
+        Of several that run at once, some finish after the generation that follows theirs has its parents: these are
+        up for the next selection.
+        """
         size = self._genetic().population_size
         assert size is not None
         before = self.get_parent_population(study, generation - 1)
-        complete = [trial for trial in before if trial.state == TrialState.COMPLETE]
-        complete += self.get_population(study, generation - 1)
+        # first, for what finishes in between must not be lost
+        self._note_waiting(study, generation)
+        pool = {trial.number: trial for trial in [*before, *self._late(study, generation - 1)]}
+        pool |= {trial.number: trial for trial in self._breeders(study, generation - 1)}
+        complete = [trial for trial in pool.values() if trial.state == TrialState.COMPLETE]
         state = getattr(self, "_rng", None)
         if state is not None:
             # a selection that draws does so alike whichever trial begins the generation
@@ -122,8 +132,7 @@ class GenerationalSampler(SeededSampler):
         elite = self._select(study, complete, generation) if complete else []
         if len(elite) >= size:
             return elite
-        stopped = [trial for trial in before if trial.state == TrialState.PRUNED]
-        stopped += [trial for trial in self._breeders(study, generation - 1) if trial.state == TrialState.PRUNED]
+        stopped = [trial for trial in pool.values() if trial.state == TrialState.PRUNED]
         return elite + by_rung(study, stopped)[: size - len(elite)]
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
@@ -173,8 +182,30 @@ class GenerationalSampler(SeededSampler):
         return self._generations
 
     def _breeders(self, study: Study, generation: int) -> list[FrozenTrial]:
+        return [trial for trial in self._read_generations().members(study, generation) if self._breeds(trial)]
+
+    def _breeds(self, trial: FrozenTrial) -> bool:
         names = {name for name, space in self._declared.items() if not space.single()}
-        return [trial for trial in self._read_generations().members(study, generation) if names <= trial.params.keys()]
+        return names <= trial.params.keys()
+
+    def _note_waiting(self, study: Study, generation: int) -> None:
+        """Store which trials of earlier generations are not finished when the parents of this one are selected."""
+        key = self._genetic()._get_generation_key()
+        waiting = [
+            trial.number
+            for trial in self._read_generations().read(study)
+            if key in trial.system_attrs and trial.system_attrs[key] < generation
+        ]
+        stored = study._storage.get_study_system_attrs(study._study_id).get(f"{WAITING}{generation}", [])
+        if waiting != stored:
+            study._storage.set_study_system_attr(study._study_id, f"{WAITING}{generation}", waiting)
+
+    def _late(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """Those that were not finished when the parents of a generation were selected, and now are."""
+        waiting = study._storage.get_study_system_attrs(study._study_id).get(f"{WAITING}{generation}", [])
+        trials = study._get_trials(deepcopy=False, use_cache=True)
+        finished = (TrialState.COMPLETE, TrialState.PRUNED)
+        return [trials[number] for number in waiting if trials[number].state in finished and self._breeds(trials[number])]
 
 
 def by_rung(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:

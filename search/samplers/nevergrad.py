@@ -137,8 +137,10 @@ class _Hypervolume:
 def _latest_and_front(told: list[Observation], count: int) -> list[Observation]:
     if len(told) <= count:
         return told
-    losses = np.array([one.losses for one in told])
-    keep = np.asarray(moocore.is_nondominated(losses)) & np.array([one.violation <= 0 for one in told])
+    keep = np.array([one.violation <= 0 for one in told])
+    if keep.any():
+        # among feasible ones, for what is not allowed may dominate everything that is
+        keep[keep] = moocore.is_nondominated(np.array([one.losses for one in told])[keep])
     keep[-count:] = True
     return [one for one, kept in zip(told, keep, strict=True) if kept]
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ...studies.seeds import Seed, trial_seed
 from ..knowledge import Knowledge
 from .configurations import Configurations, Params, Taken, grid_values
-from .feasibility import known_violation, mended
+from .feasibility import mended
 
 __all__ = ["Configurations", "Params", "SeededSampler", "grid_values", "words"]
 
@@ -78,7 +78,7 @@ class SeededSampler(BaseSampler):
         return trial_seed(self._study_seed, trial.number).child("sampler")
 
     def _violation(self, params: Params) -> float:
-        return known_violation(self._knowledge, params)
+        return self._knowledge.violation(params) if self._knowledge else 0.0
 
     def _uniform(self, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]) -> Params:
         sampler: BaseSampler = getattr(self, "_random_sampler", self)
@@ -94,8 +94,8 @@ class SeededSampler(BaseSampler):
         """A proposal that no other trial holds, whatever its state, and that may be feasible for all that is known.
 
         Repeats only when the space is exhausted. Where all proposals break a condition on what is known exactly, the
-        one that breaks it least takes over as few values of a feasible trial as mend it; it stays as it is where there
-        is no such trial.
+        one that breaks it least takes over as few values of a feasible trial as mend it, or of the weakest or the
+        strongest compression while there is no such trial; it stays as it is where neither would be feasible.
         """
         if not space:
             return {}
@@ -122,7 +122,7 @@ class SeededSampler(BaseSampler):
         return self._left(trial, self._taken.configurations.others(is_taken)) or params
 
     def _mended(self, study: Study, trial: FrozenTrial, params: Params) -> Iterator[Params]:
-        """`params`, mended after one trial or another that is not hopeless."""
+        """`params`, mended after one trial or another that is not hopeless, or after the ends of compression."""
         assert self._taken is not None
         complete = [
             other
@@ -132,11 +132,22 @@ class SeededSampler(BaseSampler):
         feasible = [other for other in complete if all(value <= 0.0 for value in other.constraints.values())]
         patterns = feasible or complete
         generator = self._seed(trial).child("mended").numpy()
-        for index in generator.permutation(len(patterns))[:PATTERNS]:
-            pattern = {name: patterns[index].params[name] for name in params}
+        chosen = [patterns[index].params for index in generator.permutation(len(patterns))[:PATTERNS]]
+        for whole in chosen + ([] if feasible else self._corners(params)):
+            pattern = {name: whole[name] for name in params}
             if self._violation(pattern) <= 0.0:
                 order = [str(name) for name in generator.permutation(list(params))]
                 yield mended(lambda mixed: self._violation(mixed) > 0.0, params, pattern, order)
+
+    def _corners(self, params: Params) -> list[Params]:
+        """`params` at the strongest and at the weakest compression of all."""
+        assert self._taken is not None
+        corners = [dict(params), dict(params)]
+        for name, place in self._knowledge.places.items() if self._knowledge else ():
+            space = self._taken.configurations.space.get(name)
+            if place.ordered and isinstance(space, (FloatDistribution, IntDistribution)):
+                corners[0][name], corners[1][name] = space.high, space.low
+        return corners
 
     def _left(self, trial: FrozenTrial, left: list[Params]) -> Params | None:
         """One of the configurations that are left, preferably one that may be feasible."""

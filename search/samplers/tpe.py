@@ -24,7 +24,7 @@ def tpe(
     startup: Annotated[int, Field(ge=1)] = 10,
     candidates: Annotated[int, Field(ge=1)] = 24,
 ) -> SeededTPESampler:
-    """The strongest of the samplers on 100 to 400 trials of many variables.
+    """The strongest of Optuna's samplers on 100 to 400 trials of many variables.
 
     Args:
         space: The declared search space.

@@ -128,9 +128,11 @@ def _warp(losses: np.ndarray, estimates: np.ndarray | None) -> Warp:
     if estimates is None:
         return fit_warp(losses)
     # estimates are off by a share of what they estimate
-    if losses.min() > 0 and estimates.min() > 0:
-        logs = np.log(losses)
-        return Warp(float(logs.mean()), max(float(logs.std()), 1e-9), logarithmic=True)
+    for sign in (1.0, -1.0):
+        # what is maximised has negative losses
+        if (sign * losses).min() > 0 and (sign * estimates).min() > 0:
+            logs = sign * np.log(sign * losses)
+            return Warp(float(logs.mean()), max(float(logs.std()), 1e-9), logarithmic=True, sign=sign)
     return Warp(float(losses.mean()), max(float(losses.std()), 1e-9))
 
 

@@ -20,23 +20,25 @@ class Warp:
         scale: Of the same; positive.
         power: In [0, 2]; 1 bends nothing, less shortens the upper tail.
         logarithmic: Whether values, which must then be positive, are replaced by their logarithms first.
+        sign: 1, or -1 for negative values, where `logarithmic`: ``-log(-value)``.
     """
 
     centre: float
     scale: float
     power: float = 1.0
     logarithmic: bool = False
+    sign: float = 1.0
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Warped values; where `logarithmic`, minus infinity for values from 0 down."""
+        """Warped values; where `logarithmic`, values of the wrong sign are as far out as the smallest of the right one."""
         if self.logarithmic:
-            values = np.log(np.maximum(values, 1e-300))
+            values = self.sign * np.log(np.maximum(self.sign * values, 1e-300))
         return yeo_johnson((values - self.centre) / self.scale, self.power)
 
     def inverse(self, warped: np.ndarray) -> np.ndarray:
         """The values that these were."""
         values = self.centre + self.scale * inverse_yeo_johnson(warped, self.power)
-        return np.exp(values) if self.logarithmic else values
+        return self.sign * np.exp(self.sign * values) if self.logarithmic else values
 
     def errors(self, values: np.ndarray, errors: np.ndarray) -> np.ndarray:
         """Standard errors (n,) on the warped scale, to first order."""

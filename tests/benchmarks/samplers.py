@@ -1,7 +1,11 @@
 """How fast samplers find the front: hypervolume over trials on frozen problems, against what anyone could plug in.
 
 The hypervolume is of the noise-free values of everything that was tried, as a share of the box between the problem's
-ideal and its reference. Every search is stored and not run again unless the problem or the sampler has changed.
+ideal and its reference. Every search is stored and not run again unless the problem or the sampler has changed. What
+tells is a digest: of the problem; of the files in search/samplers and search/surrogate for a sampler of the house; of the
+library's version for what anyone could plug in. It does not cover search/observations.py, non_dominated.py, knowledge.py
+and hypervolume.py, studies/seeds.py, nor competitors.py beside this file: when one of these changes what a search does,
+delete the stored rows that it concerns.
 
     python tests/benchmarks/samplers.py [--samplers NAME …] [--problems NAME …] [--seeds 10] [--trials 200] [--out runs/samplers]
 
@@ -93,8 +97,13 @@ def sampler_digest(name: str) -> str:
 
 @functools.cache
 def _house_digest() -> str:
+    return source_digest("samplers/**/*.py", "surrogate*/**/*.py", "surrogate*.py")
+
+
+def source_digest(*patterns: str) -> str:
+    """Of the files in the package's ``search`` folder that match any of the patterns."""
     room = Path(forgefront.__file__).parent / "search"
-    files = [*room.glob("samplers/**/*.py"), *room.glob("surrogate*/**/*.py"), *room.glob("surrogate*.py")]
+    files = {path for pattern in patterns for path in room.glob(pattern)}
     content = [path.relative_to(room).as_posix() + path.read_text(encoding="utf-8") for path in sorted(files)]
     return hashlib.sha256("\0".join(content).encode()).hexdigest()[:12]
 
@@ -169,12 +178,32 @@ def table(name: str, curves: dict[str, np.ndarray], found: dict[Search, tuple[li
     others = {sampler: rows[:, marks[-1] - 1].mean() for sampler, rows in curves.items() if sampler in COMPETITORS}
     if DEFAULT in curves and others:
         best = max(others, key=lambda sampler: others[sampler])
-        half = curves[DEFAULT][:, marks[-1] // 2 - 1].mean()
-        verdict = "reached" if half >= others[best] else "not reached"
+        half = curves[DEFAULT][:, marks[-1] // 2 - 1]
+        verdict = "reached" if half.mean() >= others[best] else "not reached"
         lines.append(
-            f"{DEFAULT} at {marks[-1] // 2}: {half:.4f}; best other at {marks[-1]}: {others[best]:.4f} ({best}): {verdict}"
+            f"{DEFAULT} at {marks[-1] // 2}: {half.mean():.4f}; best other at {marks[-1]}: {others[best]:.4f} ({best}): "
+            f"{verdict}"
         )
+        lines.append(paired(found, name, (DEFAULT, marks[-1] // 2), (best, marks[-1])))
     return "\n".join(lines)
+
+
+def paired(
+    found: dict[Search, tuple[list[float], float]], name: str, one: tuple[str, int], other: tuple[str, int]
+) -> str:
+    """How far one sampler after some trials is ahead of another after its own, in seeds that both have searched."""
+    volumes: list[dict[int, float]] = [
+        {
+            done.seed: curve[trials - 1]
+            for done, (curve, _) in found.items()
+            if (done.problem, done.sampler) == (name, sampler) and len(curve) >= trials
+        }
+        for sampler, trials in (one, other)
+    ]
+    gains = np.array([volumes[0][seed] - volumes[1][seed] for seed in volumes[0].keys() & volumes[1].keys()])
+    if not len(gains):
+        return "no seed was searched by both"
+    return f"difference by seed: {gains.mean():+.4f} ± {standard_error(gains):.4f} ({len(gains)} seeds)"
 
 
 def standard_error(values: np.ndarray) -> float:

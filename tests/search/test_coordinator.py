@@ -337,5 +337,5 @@ def test_a_study_has_one_fingerprint_before_and_after_it_is_frozen():
     frozen = read_study_text(study_to_toml(study), file="study.toml")
     first, second = (fingerprint(one, {"data": "ab"}, threads=1) for one in (study, frozen))
     assert first == second
-    assert first["study"]["search"]["population"] == 20
+    assert first["study"]["search"]["startup"] == 8
     assert compare(first, second) == []

@@ -32,7 +32,11 @@ def study_of(run: Path) -> optuna.Study:
         (StopRules(9, device_hours=2), {"device_seconds": 7199}, None),
         (StopRules(9, device_hours=2), {"device_seconds": 7200}, "2 device hours"),
         (StopRules(9, stagnation=(3, 0.1)), {"hypervolumes": [1, 1, 1]}, None),
-        (StopRules(9, stagnation=(3, 0.1)), {"hypervolumes": [1, 1, 1, 1.05]}, "3 trials brought less than 0.1"),
+        (
+            StopRules(9, stagnation=(3, 0.1)),
+            {"hypervolumes": [1, 1, 1, 1.05]},
+            "3 complete trials brought no more than 0.1",
+        ),
         (StopRules(9, stagnation=(3, 0.1)), {"hypervolumes": [1, 1, 1, 1.2]}, None),
     ],
 )

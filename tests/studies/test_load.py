@@ -71,7 +71,7 @@ def test_a_resolved_study_survives_json_and_toml(name: str) -> None:
 def test_a_checked_study_states_the_defaults_of_its_parts() -> None:
     assert load_study("digits", check_parts=False).task.data.options == {}
     assert load_study("digits").task.data.options == {"upsampling": "bilinear"}
-    assert load_study("digits").search.options["population"] == 8
+    assert load_study("digits").search.options == {"startup": 5, "candidates": 800}
     assert load_study("digits").target[0].options["threads"] == 1
 
 

@@ -144,7 +144,7 @@ def test_bind_fills_the_options_in(module: str) -> None:
     ("kind", "name", "message"),
     [
         ("model", "resnet-20", r'`model` must be one of .*; found "resnet-20"\. Did you mean "resnet20"\?'),
-        ("sampler", "nsgaII", r'Did you mean "nsga2"\?'),
+        ("sampler", "nsg2", r'Did you mean "nsga2"\?'),
         ("model", "torchvision:resnet81", r'Did you mean "torchvision:resnet18"\?'),
         ("objective", "{module}:scald", r'must be an attribute of .*Did you mean ".*:scaled"\?'),
         ("objective", "{module}:NUMBER", "must be a function or class; .* int"),

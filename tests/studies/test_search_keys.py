@@ -1,9 +1,13 @@
 """Keys of `[search]` that end, stop, repeat and limit trials: defaults, examples, and one line for each mistake."""
 
+from pathlib import Path
+
 import pytest
 
 from forgefront.studies import load_study
 from forgefront.studies.errors import StudyFileError
+from forgefront.studies.load import read_study_text, shipped_descriptions
+from forgefront.studies.template import template
 
 
 def load(*settings: str):
@@ -61,3 +65,22 @@ def test_a_mistake_is_one_line(setting, where, way_out):
 def test_a_trial_in_the_coordinators_own_process_cannot_be_ended():
     with pytest.raises(StudyFileError, match=r"`search.engine` must be left out or \"processes\" with"):
         load("trial_timeout=60.0", 'engine="serial"')
+
+
+def test_the_default_sampler_is_the_one_that_is_shown_everywhere():
+    bare = read_study_text(
+        """
+        study = { name = "short" }
+        task = { data = { name = "digits", validation = { from = "train", count = 9 } }, model = { name = "digits-cnn" } }
+        training = { epochs = 1 }
+        space = { sparsity = { high = 0.9 } }
+        objectives = [{ name = "accuracy" }]
+        """,
+        file="short.toml",
+    )
+    default = bare.search.sampler
+    assert bare.search.options, "the default sampler's options are checked and stated like those of a named one"
+    assert read_study_text(template("x"), file="x.toml").search.sampler == default
+    shipped = [load_study(name, check_parts=False) for name in shipped_descriptions()]
+    assert {study.search.sampler for study in shipped if study.space.techniques is None} == {default}
+    assert f"`{default}` (default)" in (Path(__file__).parents[2] / "README.md").read_text()

@@ -507,7 +507,7 @@ def test_without_a_number_a_study_of_techniques_has_a_trial_for_each() -> None:
         text = techniques(chosen).replace("seeds = 2\ntrials = 3\n", "")
         assert "trials" not in text
         study = read_study_text(text, file="study.toml", check_parts=False)
-        assert (study.search.trials, study.search.seeds) == (trials, 4)
+        assert (study.search.trials, study.search.seeds) == (trials, 8)
         # without a table of its own, too
         bare = text.replace('[search]\nsampler = "random"\n', "")
         assert read_study_text(bare, file="study.toml", check_parts=False).search.trials == trials
