@@ -11,6 +11,7 @@ import pandas as pd
 from ..studies.errors import InputError
 from .pick import Choice, Shortlist, shortlist
 from .tables import LABELS
+from .told_apart import named
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,7 +141,7 @@ def _table(short: Shortlist, number: int) -> Table:
     for _, row in rows.iterrows():
         cells = [_cell(row, name) for name in short.objectives]
         chosen = int(row["number"]) == number
-        alike = str(row.get("alike", "")).split()
+        alike = named(row.get("alike", ""))
         like = ", ".join(alike[:4]) + (" …" if len(alike) > 4 else "")
         table.add_row("▸" if chosen else "", str(row["number"]), *cells, like, style="bold" if chosen else None)
     return table

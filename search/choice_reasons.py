@@ -9,7 +9,7 @@ import pandas as pd
 
 from .preference import normalize_losses
 from .score_columns import MASKED
-from .told_apart import DISTANCE
+from .told_apart import DISTANCE, named
 
 __all__ = ["alternatives_to", "compare", "losses_of", "reasons_for"]
 
@@ -49,7 +49,8 @@ def reasons_for(
     if best:
         lines.append(f"best of those considered in {', '.join(best)}")
     if chosen.get("alike"):
-        lines.append(f"not to be told apart, within {DISTANCE:g} standard errors, from {_listed(str(chosen['alike']))}")
+        others = _listed(named(chosen["alike"]))
+        lines.append(f"not to be told apart, within {DISTANCE:g} standard errors, from {others}")
     return (*lines, *_audit_reasons(chosen, members))
 
 
@@ -119,9 +120,8 @@ def _value(row: pd.Series, name: str) -> str:
     return f"{name} {_number(row[name])}{f' ± {error:.2g}' if error else ''}"
 
 
-def _listed(numbers: str) -> str:
-    """``"3 7 9"`` as words, cut after a handful."""
-    names = numbers.split()
+def _listed(names: Sequence[str]) -> str:
+    """Numbers of trials as words, cut after a handful."""
     more = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return f"trial{'s' if len(names) > 1 else ''} {', '.join(names[:6])}{more}"
 

@@ -21,8 +21,8 @@ __all__ = ["goes_on", "joins_front", "promotion_order"]
 
 
 def goes_on(
-    values: Mapping[str, float],
-    others: Sequence[Mapping[str, float]],
+    values: Mapping[str, float | None],
+    others: Sequence[Mapping[str, float | None]],
     directions: Mapping[str, str],
     *,
     keep: float,
@@ -31,7 +31,7 @@ def goes_on(
     """Whether a trial with these values at a rung goes on.
 
     Args:
-        values: Its values, by objective; objectives that are not known there are left out.
+        values: Its values, by objective; None is not a finite number. Objectives not known there are left out.
         others: Of every other trial that had reached the rung.
         directions: ``"minimize"`` or ``"maximize"`` for each objective.
         keep: Share of the trials at the rung that go on, in (0, 1); at least one does.
@@ -46,6 +46,7 @@ def goes_on(
     if not names:
         return True
     signs = np.array([-1.0 if directions[name] == "maximize" else 1.0 for name in names])
+    # None becomes NaN
     losses = signs * np.array([[one[name] for name in names] for one in [*others, values]], dtype=float)
     order = promotion_order(np.where(np.isfinite(losses), losses, np.inf))
     kept = max(1, math.ceil(keep * len(losses) - 1e-9))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TypeVar
 
+from ..objectives.base import Subject
 from ..studies.errors import TrialError
 from ..trainers.memory import MOST_HALVINGS, give_memory_back, is_out_of_memory
 
-__all__ = ["in_smaller_batches"]
+__all__ = ["in_smaller_batches", "measured_in_smaller_batches"]
 
 Result = TypeVar("Result")
 
@@ -38,3 +40,22 @@ def in_smaller_batches(attempt: Callable[[int], Result], batch_size: int, *, hal
             raise TrialError(f"out of memory, also with batches of {smallest} instead of {batch_size} ({said})")
         give_memory_back()
         halvings += 1
+
+
+def measured_in_smaller_batches(measure: Callable[[Subject], Result], subject: Subject) -> tuple[Result, list[str]]:
+    """What ``measure(subject)`` returns, and what went otherwise than planned, one line each.
+
+    Args:
+        measure: Takes the subject's images in batches of its `batch_size`.
+        subject: What is measured; with smaller batches where memory is short, and nothing in its cache.
+
+    Raises:
+        TrialError: Memory did not suffice for the smallest batches either.
+    """
+
+    def attempt(halvings: int) -> tuple[Result, list[str]]:
+        size = max(1, subject.batch_size >> halvings)
+        lines = [f"measured in batches of {size} instead of {subject.batch_size} (out of memory)"]
+        return measure(dataclasses.replace(subject, batch_size=size, cache={})), lines if halvings else []
+
+    return in_smaller_batches(attempt, subject.batch_size)

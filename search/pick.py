@@ -13,7 +13,7 @@ from ..studies.errors import InputError
 from ..studies.faults import nearest
 from .choice_reasons import alternatives_to, losses_of, reasons_for
 from .preference import RULES, parse_preference, rank
-from .tables import BASE_COLUMNS
+from .tables import BASE_COLUMNS, enumerated
 
 __all__ = ["Choice", "Shortlist", "pick", "shortlist"]
 
@@ -62,8 +62,7 @@ class Shortlist:
         """
         numbers = [int(value) for value in self.members["number"]]
         if number is not None and number not in numbers:
-            known = ", ".join(map(str, sorted(numbers)))
-            rule = f"a member of the front that meets the conditions ({known})"
+            rule = f"a member of the front that meets the conditions ({enumerated(sorted(numbers))})"
             raise InputError(f"a choice must be {rule}; found {number}.")
         index = 0 if number is None else numbers.index(number)
         rule = self.rule if number is None or index == 0 else OWN
@@ -120,8 +119,10 @@ def shortlist(
         holds = np.array([condition.holds(float(value), reference) for value in kept[column]])
         if not holds.any():
             values = pd.to_numeric(kept[column])
-            found = f"{values.min():.6g} to {values.max():.6g}"
-            raise InputError(f"`--where` {text!r} leaves no member of the front: {column} is {found} there.")
+            found = f"{column} is {values.min():.6g} to {values.max():.6g} there"
+            if values.isna().all():
+                found = f"no member has {column} there"
+            raise InputError(f"`--where` {text!r} leaves no member of the front: {found}.")
         kept = kept[holds]
     order = rank(losses_of(kept, objectives), preference, list(objectives))
     return Shortlist(kept.iloc[order], len(candidates), objectives, tuple(where), RULES[preference.kind])

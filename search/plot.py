@@ -24,7 +24,8 @@ MANY = 1500
 """Points beyond which they are drawn as pixels, even in a vector graphic."""
 NAMED = 40
 """Members of a front beyond which none is named."""
-COLOURS = {"front": "#c2410c", "other": "#9ca3af", "control": "#1d4ed8"}
+COLOURS = {"front": "#c2410c", "other": "#9ca3af", "infeasible": "#9ca3af", "control": "#1d4ed8"}
+INFEASIBLE = "breaks a constraint"
 
 
 def plot_front(
@@ -38,7 +39,8 @@ def plot_front(
     """Write one panel per pair of objectives to `file` (PNG, PDF or SVG by its ending), and the front as a whole below.
 
     Args:
-        trials: Completed trials with columns ``number``, ``role``, ``on_front`` and one for each objective.
+        trials: Completed trials with columns ``number``, ``role``, ``feasible``, ``on_front`` and one for each
+            objective.
         objectives: Name to direction; an arrow on each axis label points to the better end.
         labels: Name to axis label.
         title: Of the picture.
@@ -53,14 +55,17 @@ def plot_front(
 
 
 def draw_trials(axes: Axes, trials: pd.DataFrame, x: str, y: str) -> None:
-    """One pair of columns: dominated trials, the front and its numbers, the dense control."""
-    control = trials["role"] == "control"
+    """One pair of columns: dominated trials, those that break a constraint, the front and its numbers, the control."""
+    control, feasible = trials["role"] == "control", trials["feasible"].astype(bool)
     groups = {
-        "other": (trials[~trials["on_front"] & ~control], "dominated", "o", 22),
+        "infeasible": (trials[~feasible & ~control], INFEASIBLE, "x", 22),
+        "other": (trials[feasible & ~trials["on_front"] & ~control], "dominated", "o", 22),
         "front": (trials[trials["on_front"] & ~control], "front", "o", 44),
         "control": (trials[control], "dense control", "*", 150),
     }
     for group, (rows_of, name, marker, size) in groups.items():
+        if group == "infeasible" and rows_of.empty:
+            continue
         axes.scatter(
             rows_of[x],
             rows_of[y],
@@ -68,7 +73,7 @@ def draw_trials(axes: Axes, trials: pd.DataFrame, x: str, y: str) -> None:
             c=COLOURS[group],
             marker=marker,
             label=name,
-            zorder=2 + (group != "other"),
+            zorder=2 + (group in ("front", "control")),
             rasterized=len(rows_of) > MANY,
         )
     front = groups["front"][0]
@@ -85,7 +90,8 @@ def pairs_of(objectives: Iterable[str]) -> list[tuple[str, str]]:
 def plot_merged_front(
     trials: pd.DataFrame, objectives: dict[str, str], labels: dict[str, str], file: Path, title: str
 ) -> None:
-    """As `plot_front` for the trials of several runs: a colour for each run, the common front filled and ringed.
+    """As `plot_front` for the trials of several runs: a colour for each run, the common front filled and ringed, and
+    crosses for what breaks a constraint.
 
     Args:
         trials: Completed trials with the columns of `plot_front` and ``run``; ``on_front`` is of all runs together.
@@ -101,13 +107,17 @@ def plot_merged_front(
         for index, name in enumerate(names):
             colour = palette(index % palette.N)
             own = trials[trials["run"] == name]
-            control = own["role"] == "control"
-            front, other = own[own["on_front"]], own[~own["on_front"] & ~control]
+            control, feasible = own["role"] == "control", own["feasible"].astype(bool)
+            front, other = own[own["on_front"]], own[feasible & ~own["on_front"] & ~control]
+            broken = own[~feasible & ~control]
+            axes.scatter(broken[x], broken[y], s=22, color=colour, marker="x", alpha=0.35, zorder=2)
             axes.scatter(other[x], other[y], s=22, color=colour, alpha=0.35, zorder=2)
             axes.scatter(own[control][x], own[control][y], s=150, marker="*", color=colour, alpha=0.6, zorder=3)
             axes.scatter(front[x], front[y], s=50, color=colour, edgecolor="black", label=name, zorder=4)
             for _, row in front.iterrows():
                 _annotate(axes, row, x, y, _code(row))
+        if not (trials["feasible"].astype(bool) | (trials["role"] == "control")).all():
+            axes.scatter([], [], s=22, color=COLOURS["infeasible"], marker="x", label=INFEASIBLE)
 
     _draw_pairs(objectives, labels, file, title, draw)
 

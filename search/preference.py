@@ -151,8 +151,8 @@ def knee_utility(normalized: np.ndarray) -> np.ndarray:
 def pseudo_weights(normalized: np.ndarray) -> np.ndarray:
     """Where each member lies on the front, (n, m) with rows that sum to 1: large where it is near to the best.
 
-    A member that is worst in everything, such as the only one of a front, lies nowhere: its weights are equal. So are
-    those of objectives that do not vary, in which each member is at the best and at the worst.
+    An objective that does not vary says nothing of where a member lies: its weight is 0. A member that is worst in
+    everything else, such as the only one of a front, lies nowhere: its weights are equal.
 
     Args:
         normalized: (n, m) losses in [0, 1], of `normalize_losses`.
@@ -207,7 +207,10 @@ def rank(losses: np.ndarray, preference: Preference, objectives: Sequence[str]) 
     if preference.kind == "hypervolume":
         return np.lexsort((balanced, -exclusive_hypervolume(normalized)))
     if preference.kind == PSEUDO_WEIGHTS:
-        distance = np.linalg.norm(pseudo_weights(normalized) - weights / weights.sum(), axis=1)
+        # what does not vary has no weight anywhere on the front, and would hold all members away from what is asked
+        asked = np.where(np.ptp(normalized, axis=0) > 0.0, weights, 0.0)
+        asked /= asked.sum() or 1.0
+        distance = np.linalg.norm(pseudo_weights(normalized) - asked, axis=1) if asked.any() else np.zeros(len(losses))
         # rounded, so that members at the same distance are ordered by balance and not by the last bit
         return np.lexsort((balanced, np.round(distance, 12)))
     return np.lexsort((balanced, -knee_utility(normalized)))

@@ -21,7 +21,7 @@ from .reading import read_trials
 from .record import FINGERPRINT, REFERENCE
 from .run_folder import RunFolder
 from .storage import open_storage, sqlite_url
-from .tables import ATTRIBUTES, LABELS, PARAMETERS, trials_frame
+from .tables import ATTRIBUTES, LABELS, PARAMETERS, enumerated, trials_frame
 from .told_apart import alike_members
 
 __all__ = ["Run", "load_run"]
@@ -121,7 +121,7 @@ class Run:
         finished = [trial.number for trial in trials if trial.state == TrialState.COMPLETE]
         if number not in finished:
             state = next((trial.state.name.lower() for trial in trials if trial.number == number), "none")
-            allowed = ", ".join(map(str, finished)) or "none yet"
+            allowed = enumerated(finished) or "none yet"
             raise RunError(f"`--trial` must be a complete trial ({allowed}); found {number} (state {state}).")
         return read_trials(self.record, numbers=[number])[0]
 

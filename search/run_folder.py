@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -86,15 +88,27 @@ class RunFolder:
     def attempt(self, number: int) -> Path:
         """A fresh folder for one attempt at trial `number`, so that a dying worker never writes into another's."""
         self.trials.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{number}.", dir=self.trials))
+        return Path(tempfile.mkdtemp(prefix=_attempt_prefix(number, os.getpid(), platform.node()), dir=self.trials))
+
+    def discard_attempts_of(self, number: int, pid: int, node: str | None = None) -> None:
+        """Remove what a process that has ended left of its attempts at trial `number`.
+
+        Args:
+            number: The trial's.
+            pid: The process's.
+            node: The machine that it ran on, None for this one.
+        """
+        for left in self.trials.glob(f"{_attempt_prefix(number, pid, node or platform.node())}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def checkpoint(self, number: int, repeat: int = 0) -> Path:
         """The file that a training of trial `number` keeps its state in, until the trial is published."""
         return self.checkpoints / (f"{number}-repeat-{repeat}.pt" if repeat else f"{number}.pt")
 
     def publish(self, attempt: Path, number: int, result: dict[str, Any]) -> None:
-        """Finish an attempt: write its result.json, then give the whole folder the trial's name."""
+        """Finish an attempt: write its result.json once all else is on disk, then give the folder the trial's name."""
         attempt.chmod(0o755)
+        _sync_tree(attempt)
         write_json(attempt / RESULT, result)
         final = self.trial(number)
         if final.exists():
@@ -154,6 +168,22 @@ def read_json(path: Path) -> Any:
         raise RunError(f"`run` must hold {path.name}; found no file {path}.") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} must be a JSON file; found one that cannot be read ({error}).") from error
+
+
+def _attempt_prefix(number: int, pid: int, node: str) -> str:
+    # process ids are a machine's own, and several may share the folder
+    return f"{number}.{re.sub('[^A-Za-z0-9-]', '-', node)}-{pid}."
+
+
+def _sync_tree(folder: Path) -> None:
+    """Bring every file below `folder`, and every name, to the disk."""
+    for path, _, names in os.walk(folder, topdown=False):
+        for file in (Path(path, name) for name in names):
+            if file.is_file():
+                # Windows syncs only what may be written
+                with file.open("rb" if os.name == "posix" else "r+b") as opened:
+                    os.fsync(opened.fileno())
+        _sync(Path(path))
 
 
 def _sync(folder: Path) -> None:

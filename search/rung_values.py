@@ -12,7 +12,7 @@ from ..objectives.score import measure_all
 from ..spaces.forecast import Forecast
 from ..trainers.tasks.base import EvaluationSet, SplitName, Task
 
-__all__ = ["FewImages", "NotExported", "NotExportedError", "rung_values"]
+__all__ = ["FewImages", "NotExported", "NotExportedError", "rung_deviations", "rung_values"]
 
 
 class NotExportedError(LookupError):
@@ -61,8 +61,10 @@ def rung_values(
     subject: Subject,
     forecasts: Mapping[str, Forecast],
     control_raw: Mapping[str, Any],
-) -> dict[str, float]:
-    """Values by objective, those left out that need an exported file and that no plan tells.
+) -> dict[str, float | None]:
+    """Values by objective, None for what is not a finite number.
+
+    Left out are those that need an exported file and that no plan tells, for every trial alike.
 
     Args:
         objectives: Those of the study that are searched, not those that are only recorded.
@@ -70,17 +72,26 @@ def rung_values(
         forecasts: What its plan tells, by metric.
         control_raw: The control's raw numbers at the end of its training, by metric.
     """
-    values = {}
+    values: dict[str, float | None] = {}
     for objective in objectives:
         told = forecasts.get(objective.name)
         if told is not None:
-            values[objective.name] = float(told.value)
-            continue
-        try:
-            raw = measure_all([objective], subject)[objective.name]
-        except NotExportedError:
-            continue
-        value = float(objective.derive(raw, control_raw[objective.name]).value)
-        if math.isfinite(value):
-            values[objective.name] = value
+            value = float(told.value)
+        else:
+            try:
+                raw = measure_all([objective], subject)[objective.name]
+            except NotExportedError:
+                continue
+            value = float(objective.derive(raw, control_raw[objective.name]).value)
+        # JSON has no word for other numbers
+        values[objective.name] = value if math.isfinite(value) else None
     return values
+
+
+def rung_deviations(rungs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What went otherwise than planned in looking at a training, one line each.
+
+    Args:
+        rungs: What was recorded at each, with its ``fraction`` and perhaps its ``deviations``.
+    """
+    return [f"rung at {100 * rung['fraction']:g} %: {line}" for rung in rungs for line in rung.get("deviations", ())]

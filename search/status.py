@@ -18,7 +18,10 @@ from .record import REFERENCE
 if TYPE_CHECKING:
     from .run import Run
 
-__all__ = ["describe", "last_growth"]
+__all__ = ["describe", "last_growth", "summary"]
+
+ATTRIBUTES = ("reason", "seconds", "repeats")
+"""What of a trial the lines are made of, besides its state and values."""
 
 RECENT = 25
 """Trials over which the growth of the hypervolume is told."""
@@ -29,7 +32,16 @@ MOST_FAILURES = 20
 
 def describe(run: Run) -> list[str]:
     """Lines for a person: trials by state, who works on them, budgets, front and hypervolume, why trials failed."""
-    trials = run.outline("reason", "seconds", "repeats")
+    trials = run.outline(*ATTRIBUTES)
+    return _summary(run, trials) + _failures(trials)
+
+
+def summary(run: Run) -> list[str]:
+    """As `describe`, without why trials failed."""
+    return _summary(run, run.outline(*ATTRIBUTES))
+
+
+def _summary(run: Run, trials: Sequence[FrozenTrial]) -> list[str]:
     states = Counter(trial.state.name.lower() for trial in trials)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none yet"
     lines = [f"{run.study.study.name}: {run.study.search.trials} trials asked for; {counts}"]
@@ -40,7 +52,7 @@ def describe(run: Run) -> list[str]:
     repeated = [len(trial.user_attrs["repeats"]) for trial in trials if trial.user_attrs.get("repeats")]
     if repeated:
         lines.append(f"{len(repeated)} trained more than once, {sum(repeated)} trainings in all")
-    return lines + _failures(trials)
+    return lines
 
 
 def last_growth(

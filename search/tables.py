@@ -11,14 +11,29 @@ from optuna.trial import FrozenTrial
 from ..spaces.techniques import TECHNIQUES
 from .non_dominated import feasible
 from .score_columns import audit_columns, audit_text, score_columns
+from .told_apart import named
 
-__all__ = ["ATTRIBUTES", "BASE_COLUMNS", "LABELS", "PARAMETERS", "as_data", "render", "score_columns", "trials_frame"]
+__all__ = [
+    "ATTRIBUTES",
+    "BASE_COLUMNS",
+    "LABELS",
+    "PARAMETERS",
+    "as_data",
+    "enumerated",
+    "few",
+    "render",
+    "score_columns",
+    "trials_frame",
+]
 
 WIDEST = 120
 """Characters of a table of techniques."""
 
 FEW = 4
 """Members that a front's table names in one cell."""
+
+MOST_NUMBERS = 12
+"""Trials that a message enumerates."""
 
 LABELS = {
     "mce": "mCE",
@@ -93,6 +108,17 @@ def _row(trial: FrozenTrial, on_front: bool) -> dict[str, Any]:
     return row
 
 
+def few(names: Sequence[str], most: int = FEW) -> str:
+    """The first of several names, and how many there are."""
+    return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])}, … ({len(names)})"
+
+
+def enumerated(numbers: Sequence[int]) -> str:
+    """Numbers of trials in a message: the first of many, and how many there are."""
+    first = ", ".join(map(str, numbers[:MOST_NUMBERS]))
+    return first if len(numbers) <= MOST_NUMBERS else f"{first}, … {len(numbers)} in all"
+
+
 def as_data(frame: pd.DataFrame, form: str) -> str:
     """All of a frame as ``"csv"`` or ``"json"`` (one object a row)."""
     if form == "csv":
@@ -131,7 +157,7 @@ def render(frame: pd.DataFrame, metrics: Sequence[str], form: str) -> str:
             shown.append((LABELS.get(name, name), [_cell(name, value) for value in frame[name]]))
     shown += _audit(frame)
     if "alike" in frame and frame["alike"].any():
-        shown.append(("like", [_few(text) for text in frame["alike"]]))
+        shown.append(("like", [few(named(text)) for text in frame["alike"]]))
     shown += [_plain(frame, "reason")] if show_state else []
     return _text(shown)
 
@@ -184,12 +210,6 @@ def _audit(frame: pd.DataFrame) -> list[Column]:
     if "audit" not in frame or not frame["audit"].notna().any():
         return []
     return [("audit", ["–" if pd.isna(text) else str(text) for text in frame["audit"]])]
-
-
-def _few(names: str) -> str:
-    """The first of several names, and how many there are."""
-    known = names.split()
-    return ", ".join(known) if len(known) <= FEW else f"{', '.join(known[:FEW])}, … ({len(known)})"
 
 
 def _cut(text: str, length: int) -> str:

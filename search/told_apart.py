@@ -7,10 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-__all__ = ["DISTANCE", "alike", "alike_members"]
+__all__ = ["DISTANCE", "alike", "alike_members", "named"]
 
 DISTANCE = 2.0
 """Standard errors of a difference within which two values are called alike."""
+
+BETWEEN = ", "
+"""Between the names of members; the name of a run may hold spaces."""
 
 
 def alike(values: np.ndarray, errors: np.ndarray, distance: float = DISTANCE) -> np.ndarray:
@@ -37,7 +40,7 @@ def alike(values: np.ndarray, errors: np.ndarray, distance: float = DISTANCE) ->
 
 
 def alike_members(front: pd.DataFrame, objectives: Sequence[str]) -> list[str]:
-    """For each row the numbers of the other rows that it cannot be told apart from, as text: ``"3 17"``, or ``""``.
+    """For each row the numbers of the other rows that it cannot be told apart from, as text: ``"3, 17"``, or ``""``.
 
     Args:
         front: Rows of `tables.trials_frame`.
@@ -50,4 +53,9 @@ def alike_members(front: pd.DataFrame, objectives: Sequence[str]) -> list[str]:
     numbers = front["number"].to_numpy()
     # of several runs, a number alone does not name a trial
     names = numbers.astype(str) if "run" not in front else (front["run"] + "/" + front["number"].astype(str)).to_numpy()
-    return [" ".join(names[row][np.argsort(numbers[row], kind="stable")]) for row in matrix]
+    return [BETWEEN.join(names[row][np.argsort(numbers[row], kind="stable")]) for row in matrix]
+
+
+def named(text: str) -> list[str]:
+    """The names in a text of `alike_members`."""
+    return text.split(BETWEEN) if text else []

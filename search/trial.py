@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from ..compression.attach import Attached, attach
 from ..compression.bake import bake
 from ..compression.candidate import Candidate, load_candidate, save_candidate
+from ..compression.targets import exclusive
 from ..compression.targets.base import Artefact, Target
 from ..compression.targets.cost_table import CostTable
 from ..objectives.base import Objective, Score, Subject
@@ -35,10 +35,11 @@ from ..trainers.tasks.base import SplitName, Task, to_float
 from .cost import cost_inputs, needs_cost_table, read_cost_table
 from .engines.base import Report, TrialOutcome, TrialRequest, threads_per_worker
 from .fingerprint import compare, fingerprint
-from .halving import in_smaller_batches
+from .halving import in_smaller_batches, measured_in_smaller_batches
 from .knowledge import Knowledge
 from .problem import CONTROL, Problem
 from .run_folder import RunFolder
+from .rung_values import rung_deviations
 from .study_knowledge import study_knowledge
 from .trial_run import TrialRun
 
@@ -73,7 +74,11 @@ class Made:
             "plan": self.candidate.plan.to_dict(),
             "achieved": self.candidate.achieved,
             "history": self.fitted.history,
-            "deviations": [*self.candidate.achieved.get("deviations", []), *self.fitted.deviations],
+            "deviations": [
+                *self.candidate.achieved.get("deviations", []),
+                *self.fitted.deviations,
+                *rung_deviations(self.fitted.rungs),
+            ],
             "parity": self.parity,
             "artefacts": {name: artefact.to_dict() for name, artefact in self.artefacts.items()},
             **({"rungs": self.fitted.rungs} if self.fitted.rungs else {}),
@@ -232,7 +237,8 @@ class TrialContext:
         """Run one trial and publish its folder, result.json last; a failure is a result too.
 
         Raises:
-            RunError: The disk is full or fails. The trial has no result then, and can run again.
+            RunError: The disk is full or fails, or the control's files cannot be used. The trial has no result then,
+                and can run again.
         """
         torch.set_num_threads(self.threads)
         return TrialRun(self, request, report).outcome()
@@ -288,11 +294,18 @@ class TrialContext:
             )
             return attached, fitted
 
-        attached, fitted = in_smaller_batches(train, training.batch_size, halvings=halvings)
-        candidate = bake(attached, task.build_model, self.layers, task.example)
-        save_candidate(candidate, folder)
-        artefacts = {target.name: target.export(candidate, folder, task.example) for target in self.targets}
-        parity = {target.name: self._parity(candidate, target, artefacts[target.name]) for target in self.targets}
+        # a trial works while no other measures time, and makes way at every batch and between its stages
+        with exclusive.shared(self.device):
+            attached, fitted = in_smaller_batches(train, training.batch_size, halvings=halvings)
+            exclusive.make_way(self.device)
+            candidate = bake(attached, task.build_model, self.layers, task.example)
+            save_candidate(candidate, folder)
+            artefacts, parity = {}, {}
+            for target in self.targets:
+                exclusive.make_way(self.device)
+                artefacts[target.name] = target.export(candidate, folder, task.example)
+                exclusive.make_way(self.device)
+                parity[target.name] = self._parity(candidate, target, artefacts[target.name])
         return Made(candidate, artefacts, parity, fitted)
 
     def _attach(self, plan: TrialPlan, seed: Seed) -> Attached:
@@ -311,14 +324,7 @@ class TrialContext:
 
     def measured(self, subject: Subject) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """Raw numbers by objective, and what went otherwise than planned, one line each."""
-
-        def measure(halvings: int) -> tuple[dict[str, dict[str, Any]], list[str]]:
-            size = max(1, subject.batch_size >> halvings)
-            lines = [f"measured in batches of {size} instead of {subject.batch_size} (out of memory)"]
-            part = dataclasses.replace(subject, batch_size=size, cache={})
-            return measure_all(self.objectives, part), lines if halvings else []
-
-        return in_smaller_batches(measure, subject.batch_size)
+        return measured_in_smaller_batches(lambda part: measure_all(self.objectives, part), subject)
 
     def subject(
         self,

@@ -22,7 +22,7 @@ from ..studies.atomic_file import published
 
 __all__ = ["Checkpoints", "identity", "module_state", "random_state", "restore_modules", "restore_random_state"]
 
-FORMAT = 1
+FORMAT = 2
 SECONDS = 20.0
 PLAIN = (bool, int, float, str)
 
@@ -35,11 +35,16 @@ class Checkpoints:
     Args:
         path: The file; its folder is made when first needed.
         every: Seconds of training that lie between two of them, at least; None for 20.
+
+    Attributes:
+        seconds_before: What the training had taken in earlier lives, as far as the file that was loaded knows.
     """
 
     def __init__(self, path: Path, *, every: float | None = None) -> None:
         self.path, self.every = path, SECONDS if every is None else every
-        self._last = time.monotonic()
+        self.seconds_before = 0.0
+        self._begun = self._last = time.monotonic()
+        self._saved = False
 
     @property
     def due(self) -> bool:
@@ -48,11 +53,14 @@ class Checkpoints:
 
     def save(self, digest: str, state: Mapping[str, Any]) -> None:
         """Write `state` over the last one; where that is impossible the last one stays, or there is none."""
+        seconds = self.seconds_before + time.monotonic() - self._begun
+        content = {"format": FORMAT, "digest": digest, "seconds": seconds, "state": dict(state)}
         # torch reports a full disk as a RuntimeError of its archive writer
         with contextlib.suppress(OSError, RuntimeError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with published(self.path) as file:
-                torch.save({"format": FORMAT, "digest": digest, "state": dict(state)}, file)
+                torch.save(content, file)
+            self._saved = True
         self._last = time.monotonic()
 
     def load(self, digest: str) -> dict[str, Any] | None:
@@ -63,6 +71,9 @@ class Checkpoints:
             return None
         if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("digest") != digest:
             return None
+        # one of this life's counts what this life's own clock does
+        if not self._saved:
+            self.seconds_before = float(found["seconds"])
         state: dict[str, Any] = found["state"]
         return state
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..compression.targets import exclusive
 from ..studies.errors import DivergedError
 from ..studies.seeds import Seed
 from .checkpoint import Checkpoints
@@ -68,7 +69,8 @@ def fit(
         checkpoints: Where the state is kept at the end of an epoch, and taken up again by the same training; the end is
             that of an uninterrupted one, bit for bit.
         rungs: Where the training is looked at before its end, and may be stopped.
-        halvings: How often a batch is halved to save memory; the gradients of its parts add up.
+        halvings: How often a batch is halved to save memory, at least: a checkpoint of smaller batches goes on with
+            those. The gradients of its parts add up.
 
     Raises:
         DivergedError: The loss or a weight became infinite or not a number.
@@ -77,7 +79,7 @@ def fit(
     """
     # dropout and stochastic depth draw from torch's global generators, which are put back afterwards
     devices = [task.device] if task.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with exclusive.shared(task.device), torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed.child("layers").integer())
         run = TrainingRun(task, attached, recipe, training, seed, rungs=rungs, parts=2**halvings)
         return _fit(run, on_progress, checkpoints)
@@ -89,7 +91,8 @@ def _fit(
     attached = run.attached
     digest = run.identity() if checkpoints is not None else ""
     saved = checkpoints.load(digest) if checkpoints is not None else None
-    if saved is not None:
+    # a state of larger batches than memory has room for is of no use; one of smaller ones had found that out already
+    if saved is not None and saved["parts"] >= run.parts:
         run.restore(saved)
     for epoch in range(len(run.history), run.epochs):
         run.epoch(epoch, on_progress)

@@ -1,7 +1,9 @@
 """Training in less memory: a batch in parts whose gradients add up to the whole batch's.
 
 The loss of a batch of N images is a mean over them; of a part of n it counts n / N, so that the step is that of the
-whole batch. Batch norm alone sees the difference: it normalises each part by itself.
+whole batch. What looks at a batch as a whole, or draws for it, sees the parts: batch norm normalises each by itself;
+the ranges of quantized outputs follow one part after another; dropout, stochastic depth and the random starts of
+attacks draw for each part anew. So a training in parts is as good as one without, and not the same to the last bit.
 """
 
 from __future__ import annotations

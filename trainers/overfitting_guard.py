@@ -62,7 +62,7 @@ class OverfittingGuard:
 
     def __init__(self, task: Task, epsilon: float, *, seed: Seed, parts: int = 1) -> None:
         held = task.evaluation("train", IMAGES)
-        self._task, self._epsilon, self._seed, self._parts = task, epsilon, seed, parts
+        self._task, self._epsilon, self._seed, self.parts = task, epsilon, seed, parts
         self._images, self._targets = to_float(held.images), held.targets
         self._best = Accuracies(0.0, 0.0, 0.0)
         self._good: dict[str, Tensor] = {}
@@ -71,7 +71,7 @@ class OverfittingGuard:
         """Accuracies on the guard's images; the model's mode is kept."""
         training = model.training
         model.eval()
-        images, targets = (tensor.chunk(self._parts) for tensor in (self._images, self._targets))
+        images, targets = (tensor.chunk(self.parts) for tensor in (self._images, self._targets))
         with torch.no_grad():
             clean = [self._task.correct(model(part), wanted) for part, wanted in zip(images, targets, strict=True)]
         victim = Victim(model, self._task.attack_losses, self._task.correct)

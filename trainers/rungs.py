@@ -26,12 +26,17 @@ class StoppedError(TrialError):
     """A training was stopped at a rung.
 
     Args:
+        reason: Why, in a clause.
         rungs: What was recorded at each that it reached, this one included.
+        history: One row for each epoch that was whole by then, as of `fit`.
+        deviations: What had gone otherwise than planned by then, one line each.
     """
 
-    def __init__(self, reason: str, rungs: list[dict[str, Any]]) -> None:
+    def __init__(
+        self, reason: str, rungs: list[dict[str, Any]], history: list[dict[str, float]], deviations: list[str]
+    ) -> None:
         super().__init__(reason)
-        self.rungs = rungs
+        self.rungs, self.history, self.deviations = rungs, history, deviations
 
 
 @dataclass(frozen=True)

@@ -110,13 +110,13 @@ class TrainingRun:
             self.guard = OverfittingGuard(task, attack.epsilon, seed=seed.child("guard"), parts=self.parts)
 
     def identity(self) -> str:
-        """A digest of all that this training depends on, before its first step."""
+        """A digest of all that this training depends on before its first step, but for the parts of its batches."""
         facts = {
             "plan": self.attached.plan.to_dict(),
             "recipe": dataclasses.asdict(self.recipe),
             "training": self.training.model_dump(mode="json"),
             "stages": dataclasses.asdict(self.attached.stages),
-            "steps": [self.steps, self.per_epoch, self.parts, self.rung_steps],
+            "steps": [self.steps, self.per_epoch, self.rung_steps],
             "seeds": [self.seed.entropy, self.attached.seed.entropy],
             "versions": [torch.__version__, __version__],
             "threads": torch.get_num_threads(),
@@ -127,6 +127,7 @@ class TrainingRun:
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on; tensors are those in use, not copies."""
         return {
+            "parts": self.parts,
             "plain": [self.done, self.slowdown, self.history, self.deviations, self.looks],
             "modules": module_state(self.attached.model),
             "attached": self.attached.state(),
@@ -139,7 +140,8 @@ class TrainingRun:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave, before the first step."""
+        """Take up what `state` gave, before the first step; its batches come in as many parts as they did then."""
+        self.parts = state["parts"]
         self.done, self.slowdown, self.history, self.deviations, self.looks = state["plain"]
         restore_modules(self.attached.model, state["modules"])
         self.attached.restore(state["attached"])
@@ -149,6 +151,7 @@ class TrainingRun:
         if self.average is not None:
             self.average.restore(state["average"], self.task.device)
         if self.guard is not None:
+            self.guard.parts = self.parts
             self.guard.restore(state["guard"])
         self.generator.set_state(state["attack"])
         restore_random_state(state["random"], self.task.device)
@@ -159,8 +162,7 @@ class TrainingRun:
         device = self.task.device
         loss_sum, right, seen = torch.zeros((), device=device), torch.zeros((), device=device), 0
         for batch in self._batches(self.seed.child("batches").child(epoch), self.steps - self.done):
-            with exclusive.shared(device):
-                loss, correct = self._step(batch)
+            loss, correct = self._step(batch)
             loss_sum += loss
             right += correct
             seen += len(batch.indices)
@@ -172,8 +174,7 @@ class TrainingRun:
                     raise DivergedError(f"The loss became {mean} by step {self.done} of {self.steps}.")
                 if on_progress is not None:
                     on_progress(Progress(epoch + 1, self.epochs, self.done, self.steps, mean))
-            with exclusive.shared(device):
-                self._guard()
+            self._guard()
             if self.done in self.rung_steps:
                 self._look()
         self.history.append(
@@ -223,7 +224,7 @@ class TrainingRun:
             found, reason = self.rungs.look(index, self.rungs.fractions[index], self.done, attached)
         self.looks.append(found)
         if reason is not None:
-            raise StoppedError(reason, self.looks)
+            raise StoppedError(reason, self.looks, self.history, self.deviations)
 
     def _inputs(self, model: nn.Module, seed: Seed, generator: torch.Generator) -> Iterator[torch.Tensor]:
         for batch in self._batches(seed, STATISTICS_BATCHES):
@@ -231,7 +232,11 @@ class TrainingRun:
                 yield self._as_trained_on(part, 1.0, model, generator).inputs
 
     def _batches(self, seed: Seed, steps: int) -> Iterator[Batch]:
-        return self.task.train_batches(self.recipe, batch_size=self.training.batch_size, steps=steps, seed=seed)
+        size = self.training.batch_size
+        for batch in self.task.train_batches(self.recipe, batch_size=size, steps=steps, seed=seed):
+            yield batch
+            # what was done with it is done, and whoever waits to measure may go first
+            exclusive.make_way(self.task.device)
 
     def _as_trained_on(self, batch: Batch, fraction: float, model: nn.Module, generator: torch.Generator) -> Batch:
         """The batch itself; in the adversarial regime its adversarial images, or itself with these as views."""

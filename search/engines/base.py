@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ __all__ = [
     "TrialRunner",
     "failure",
     "load_runner",
+    "takes_timeout",
     "threads_per_worker",
 ]
 
@@ -33,11 +35,12 @@ class Standing:
 
     Args:
         front: Values of the feasible non-dominated trials, by objective; empty unless the study repeats trainings.
-        rungs: For each rung of early stopping, in order, the values there of every trial that had reached it.
+        rungs: For each rung of early stopping, in order, the values there of every trial that had reached it,
+            None where one is not a finite number.
     """
 
     front: tuple[Mapping[str, float], ...] = ()
-    rungs: tuple[tuple[Mapping[str, float], ...], ...] = ()
+    rungs: tuple[tuple[Mapping[str, float | None], ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,8 @@ class Engine(Protocol):
     Args:
         run_folder: The run's folder.
         workers: How many trials may run at the same time.
+        timeout: By keyword, and only where the study sets `search.trial_timeout`: seconds after which a trial is ended
+            and has failed. See `takes_timeout`.
     """
 
     workers: int
@@ -116,10 +121,22 @@ class Engine(Protocol):
         ...
 
 
-def failure(request: TrialRequest, reason: str) -> TrialOutcome:
-    """The outcome of a trial that could not say itself why it failed."""
+def failure(request: TrialRequest, reason: str, *, seconds: float) -> TrialOutcome:
+    """The outcome of a trial that could not say itself why it failed.
+
+    Args:
+        request: The trial.
+        reason: Why it failed.
+        seconds: What all attempts at it took together.
+    """
     result = {"number": request.number, "state": "failed", "reason": reason, "params": dict(request.params)}
-    return TrialOutcome(request.number, result)
+    return TrialOutcome(request.number, {**result, "seconds": seconds})
+
+
+def takes_timeout(make: Callable[..., Any]) -> bool:
+    """Whether an engine, or what makes one, can be told `search.trial_timeout`."""
+    parameters = inspect.signature(make).parameters.values()
+    return any(one.name == "timeout" or one.kind is one.VAR_KEYWORD for one in parameters)
 
 
 def load_runner(reference: str, run_folder: Path, workers: int) -> TrialRunner:

@@ -33,6 +33,7 @@ class _Worker:
     request: TrialRequest | None = None
     attempt: int = 0
     since: float = 0.0
+    spent: float = 0.0
     memory_kills: int = 0
 
 
@@ -113,6 +114,7 @@ class ProcessEngine:
                 worker.process.kill()
                 worker.process.join()
             worker.connection.close()
+            self._clear(worker)
         self._pool.clear()
 
     @property
@@ -120,14 +122,14 @@ class ProcessEngine:
         """Process ids of the workers that were started."""
         return [worker.process.pid for worker in self._pool if worker.process.pid is not None]
 
-    def _assign(self, request: TrialRequest, attempt: int) -> None:
+    def _assign(self, request: TrialRequest, attempt: int, *, spent: float = 0.0) -> None:
         idle = [worker for worker in self._pool if worker.request is None]
         while idle and not idle[0].process.is_alive():
             self._bury(idle.pop(0))
         if not idle and len(self._pool) >= self.workers:
             raise RuntimeError(f"`submit` must wait for an idle worker; found {self.workers} busy ones.")
         worker = idle[0] if idle else self._start()
-        worker.request, worker.attempt = request, attempt
+        worker.request, worker.attempt, worker.spent = request, attempt, spent
         worker.since, worker.memory_kills = time.monotonic(), memory_kills()
         # a worker that dies right now is noticed by `poll`, like one that dies later
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -166,7 +168,7 @@ class ProcessEngine:
         return self._dead(worker)
 
     def _dead(self, worker: _Worker) -> list[TrialOutcome]:
-        request, attempt, code = worker.request, worker.attempt, worker.process.exitcode
+        request, attempt, code, seconds = worker.request, worker.attempt, worker.process.exitcode, _seconds(worker)
         self._bury(worker)
         assert request is not None
         result = self._folder.result(request.number)
@@ -176,13 +178,13 @@ class ProcessEngine:
             # a kill that memory had no part in must not change the trial
             short = code == -signal.SIGKILL and memory_kills() > worker.memory_kills
             again = dataclasses.replace(request, halvings=request.halvings + 1) if short else request
-            self._assign(again, attempt + 1)
+            self._assign(again, attempt + 1, spent=seconds)
             return []
-        return [failure(request, f"its process died {ATTEMPTS} times ({_ending(code)})")]
+        return [failure(request, f"its process died {ATTEMPTS} times ({_ending(code)})", seconds=seconds)]
 
     def _overdue(self, worker: _Worker) -> list[TrialOutcome]:
         """End a worker whose trial has run for too long; a result that it had stored by then counts."""
-        request = worker.request
+        request, seconds = worker.request, _seconds(worker)
         assert request is not None
         worker.process.terminate()
         worker.process.join(GRACE_SECONDS)
@@ -192,12 +194,24 @@ class ProcessEngine:
         result = self._folder.result(request.number)
         if result is not None:
             return [TrialOutcome(request.number, result)]
-        return [failure(request, f"it ran longer than `search.trial_timeout` ({self._timeout:g} s)")]
+        reason = f"it ran longer than `search.trial_timeout` ({self._timeout:g} s)"
+        return [failure(request, reason, seconds=seconds)]
 
     def _bury(self, worker: _Worker) -> None:
         self._pool.remove(worker)
         worker.connection.close()
         worker.process.join()
+        self._clear(worker)
+
+    def _clear(self, worker: _Worker) -> None:
+        """Remove what a process that has ended left of its trial; nobody else's attempt at the same trial."""
+        if worker.request is not None and worker.process.pid is not None:
+            self._folder.discard_attempts_of(worker.request.number, worker.process.pid)
+
+
+def _seconds(worker: _Worker) -> float:
+    """What the attempts at the worker's trial took so far."""
+    return worker.spent + time.monotonic() - worker.since
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import sys
 import time
 import uuid
@@ -35,6 +36,9 @@ class _Worker:
     request: TrialRequest | None = None
     attempt: int = 0
     begun: float = 0.0
+    spent: float = 0.0
+    node: str = ""
+    pid: int = 0
     result: Any = None
     progress: Any = None
     seen: tuple[Any, ...] = field(default=())
@@ -119,7 +123,7 @@ class RayEngine:
     def stop(self) -> None:
         """End every actor, at once; what they were running is left to a resume."""
         for worker in self._pool:
-            self._kill(worker)
+            self._end(worker)
         self._pool.clear()
         if self._ours:
             self._ray.shutdown()
@@ -173,12 +177,13 @@ class RayEngine:
                 f"{most['GPU']:g}); found cpus {wanted['CPU']:g}, gpus {wanted['GPU']:g}."
             )
 
-    def _assign(self, request: TrialRequest, attempt: int) -> None:
+    def _assign(self, request: TrialRequest, attempt: int, *, spent: float = 0.0) -> None:
         idle = [worker for worker in self._pool if worker.request is None]
         if not idle and len(self._pool) >= self.workers:
             raise RuntimeError(f"`submit` must wait for an idle worker; found {self.workers} busy ones.")
         worker = idle[0] if idle else self._start()
-        worker.request, worker.attempt, worker.begun, worker.seen = request, attempt, time.monotonic(), ()
+        worker.request, worker.attempt, worker.seen = request, attempt, ()
+        worker.begun, worker.spent = time.monotonic(), spent
         worker.result = worker.actor.run.remote(request)
         worker.progress = worker.actor.progress.remote(())
 
@@ -189,7 +194,7 @@ class RayEngine:
         probe.touch()
         try:
             started = actor.remote(self._reference, str(self._folder.path), self._resources["num_cpus"])
-            found, node = self._ray.get(started.sees.remote(str(probe)), timeout=START_SECONDS)
+            found, node, pid = self._ray.get(started.sees.remote(str(probe)), timeout=START_SECONDS)
         except self._ray.exceptions.GetTimeoutError:
             raise RunError(
                 "`search.workers` must be no more than the cluster has room for; an actor found none in "
@@ -206,7 +211,7 @@ class RayEngine:
                 f"`run` must lie on storage that all nodes share at one path; {self._folder.path} is not that folder "
                 f"on {node}."
             )
-        worker = _Worker(started)
+        worker = _Worker(started, node=node, pid=pid)
         self._pool.append(worker)
         return worker
 
@@ -232,26 +237,36 @@ class RayEngine:
         return [TrialOutcome(request.number, content)]
 
     def _dead(self, worker: _Worker, request: TrialRequest, error: Exception) -> list[TrialOutcome]:
-        self._kill(worker)
+        seconds = worker.spent + time.monotonic() - worker.begun
+        self._end(worker)
         self._pool.remove(worker)
         result = self._folder.result(request.number)
         if result is not None:
             return [TrialOutcome(request.number, result)]
         if worker.attempt < ATTEMPTS:
-            self._assign(request, worker.attempt + 1)
+            self._assign(request, worker.attempt + 1, spent=seconds)
             return []
-        return [failure(request, f"its process died {ATTEMPTS} times ({type(error).__name__}, out of memory?)")]
+        reason = f"its process died {ATTEMPTS} times ({type(error).__name__}, out of memory?)"
+        return [failure(request, reason, seconds=seconds)]
 
     def _overdue(self, worker: _Worker) -> list[TrialOutcome]:
         request = worker.request
         assert request is not None
-        self._kill(worker)
+        seconds = worker.spent + time.monotonic() - worker.begun
+        self._end(worker)
         self._pool.remove(worker)
-        return [failure(request, f"ran longer than `search.trial_timeout` ({self._timeout:g} s)")]
+        result = self._folder.result(request.number)
+        if result is not None:
+            return [TrialOutcome(request.number, result)]
+        reason = f"it ran longer than `search.trial_timeout` ({self._timeout:g} s)"
+        return [failure(request, reason, seconds=seconds)]
 
-    def _kill(self, worker: _Worker) -> None:
+    def _end(self, worker: _Worker) -> None:
+        """Kill an actor, and remove what it left of its trial."""
         with suppress(Exception):  # gone already, or with its cluster
             self._ray.kill(worker.actor)
+        if worker.request is not None:
+            self._folder.discard_attempts_of(worker.request.number, worker.pid, worker.node)
 
 
 class _Actor:
@@ -266,9 +281,9 @@ class _Actor:
         self._runner: TrialRunner | None = None
         self._progress: tuple[Any, ...] = ()
 
-    def sees(self, probe: str) -> tuple[bool, str]:
-        """Whether a file of the coordinator's is here too, and this node's name."""
-        return Path(probe).exists(), os.uname().nodename
+    def sees(self, probe: str) -> tuple[bool, str, int]:
+        """Whether a file of the coordinator's is here too, this node's name and this process's id."""
+        return Path(probe).exists(), platform.node(), os.getpid()
 
     def pid(self) -> int:
         """This process."""
@@ -287,7 +302,10 @@ class _Actor:
             place = (progress.epoch, progress.epochs, progress.step, progress.steps)
             self._progress = (progress.number, *place, progress.loss)
 
-        return "outcome", self._runner(request, report).result
+        try:
+            return "outcome", self._runner(request, report).result
+        except RunError as error:
+            return "unusable", str(error)
 
     def progress(self, seen: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Fields of the latest progress, None when it is still what was `seen`; answers about once a second."""

@@ -10,22 +10,24 @@ from typing import Any
 import pandas as pd
 
 from ..record import FINGERPRINT
-from ..status import describe
-from ..tables import LABELS
+from ..status import summary
+from ..tables import LABELS, few
+from ..told_apart import named
 from .content import Content, Section
 
 __all__ = ["all_section", "failures_section", "fingerprint_section", "members_section", "summary_section"]
 
 MOST = 3000
 """Rows of the table of all trials; of more, the front and the latest."""
+MOST_NAMED = 6
+"""Members that a cell names."""
 
 
 def summary_section(content: Content) -> Section:
-    """What `forgefront status` says, and the choice that `forgefront pick` would make."""
-    lines = [line for line in describe(content.run) if " failed" not in line]
+    """What `forgefront status` says but for failures, and the choice that `forgefront pick` would make."""
     study = content.run.study.study
     about = f"<p>{html.escape(study.description)}</p>" if study.description else ""
-    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in summary(content.run))
     return Section("summary", "Summary", f"{about}<ul>{items}</ul>{_choice(content)}")
 
 
@@ -48,7 +50,7 @@ def members_section(content: Content) -> Section:
     alike = bool(shown["alike"].any())
     rows = [
         [str(row["number"]), str(row["role"]), *(_measured(row, name) for name in metrics)]
-        + ([_few(row["alike"])] if alike else [])
+        + ([few(named(row["alike"]), MOST_NAMED)] if alike else [])
         for _, row in shown.iterrows()
     ]
     note = (
@@ -124,11 +126,6 @@ def _measured(row: pd.Series, name: str) -> str:
     error = row.get(f"{name}_se")
     known = 0.0 if error is None or pd.isna(error) else float(error)
     return _number(row[name]) + (f" ± {known:.2g}" if known > 0.0 else "")
-
-
-def _few(names: str) -> str:
-    known = names.split()
-    return ", ".join(known[:6]) + (f" … ({len(known)})" if len(known) > 6 else "")
 
 
 def _number(value: Any) -> str:

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from ..knowledge import Forecast, Knowledge
 from ..non_dominated import non_dominated
 from ..observations import Observation
-from .feasibility import known_violation
 from .unit_space import UnitSpace
 
-__all__ = ["Evidence", "Forecasts", "gather", "kept", "levelled"]
+__all__ = ["Evidence", "Fact", "Forecasts", "failures", "gather", "kept", "levelled"]
 
 FRONT_SHARE = 0.6
 FEWEST_GAINS = 3
@@ -40,7 +39,8 @@ class Forecasts:
         told = self._knowledge.forecast(params) if self._knowledge else {}
         known: list[Forecast | None] = [told.get(name) for name in self._names]
         losses = self._signs * np.array([np.nan if one is None else one.value for one in known], dtype=float)
-        return losses, np.array([one is not None and one.exact for one in known], dtype=bool)
+        exact = np.array([one is not None and one.exact for one in known], dtype=bool)
+        return losses, exact & np.isfinite(losses)
 
     @property
     def size(self) -> int:
@@ -49,20 +49,33 @@ class Forecasts:
 
     def hopeless(self, params: Mapping[str, Any]) -> bool:
         """Whether a condition on what is known exactly is broken."""
-        return known_violation(self._knowledge, params) > 0.0
+        return self._knowledge is not None and self._knowledge.hopeless(params)
 
     @property
     def conditional(self) -> bool:
         """Whether there are conditions at all."""
         return self._knowledge is not None and bool(self._knowledge.conditions)
 
-    def settled(self, params: Mapping[str, Any]) -> set[str]:
-        """The conditions, as texts, whose numbers `params` tell exactly."""
-        if self._knowledge is None or not self._knowledge.conditions:
-            return set()
-        told = self._knowledge.forecast(params)
-        exact = {name for name, one in told.items() if one.exact}
-        return {str(condition) for condition in self._knowledge.conditions if condition.metric in exact}
+    def settled(self, params: Mapping[str, Any]) -> frozenset[str]:
+        """The conditions, as texts, of which `params` alone tell whether they are met."""
+        return self._knowledge.settled(params) if self._knowledge else frozenset()
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What a trial's params alone tell.
+
+    Args:
+        point: (D,) in the unit cube.
+        told: (m,) forecast losses, NaN where nothing is told.
+        exact: (m,) bools, where they are exact.
+        settled: Conditions that are told to be met or broken.
+    """
+
+    point: np.ndarray
+    told: np.ndarray
+    exact: np.ndarray
+    settled: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -75,9 +88,11 @@ class Evidence:
         losses: (n, m), NaN where there is none.
         errors: (n, m) standard errors of the losses, 0 where not known.
         told: (n, m) forecast losses, NaN where nothing is told.
-        exact: (m,) bools, the objectives that are told exactly.
+        exact: (n, m) bools, where they are exact.
+        complete: (n,) bools, trials that were trained to the end with a finite loss everywhere.
         feasible: (n,) bools, complete trials with a finite loss everywhere that meet every constraint.
-        constraints: By name (n,) what must be at most 0, NaN where not known; only those that some trial broke.
+        constraints: By name (n,) what must be at most 0, NaN where not known; only those that some trial broke and
+            that some plan leaves open.
     """
 
     numbers: tuple[int, ...]
@@ -86,6 +101,7 @@ class Evidence:
     errors: np.ndarray
     told: np.ndarray
     exact: np.ndarray
+    complete: np.ndarray
     feasible: np.ndarray
     constraints: Mapping[str, np.ndarray]
 
@@ -98,7 +114,7 @@ def gather(
     trials: Sequence[FrozenTrial],
     unit: UnitSpace,
     forecasts: Forecasts,
-    known: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray] | None],
+    known: dict[int, Fact | None],
 ) -> Evidence:
     """Put together what the models are given.
 
@@ -111,7 +127,7 @@ def gather(
     """
     for one in observations:
         if one.number not in known:
-            known[one.number] = (unit.encode(one.params), *forecasts.of(one.params)) if unit.holds(one.params) else None
+            known[one.number] = _fact(one.params, unit, forecasts) if unit.holds(one.params) else None
     inside = [one for one in observations if known[one.number] is not None]
     losses, errors = levelled(inside, forecasts.size)
     usable = np.isfinite(losses).any(axis=1)
@@ -119,17 +135,32 @@ def gather(
     losses, errors = losses[usable], errors[usable]
     facts = [fact for one in inside if (fact := known[one.number]) is not None]
     count, size = losses.shape
-    whole = np.array([one.fraction == 1.0 and one.violation == 0.0 for one in inside], dtype=bool)
+    complete = np.array([one.fraction == 1.0 for one in inside], dtype=bool) & np.isfinite(losses).all(axis=1)
+    unbroken = np.array([one.violation == 0.0 for one in inside], dtype=bool)
     return Evidence(
         numbers=tuple(one.number for one in inside),
-        points=np.array([fact[0] for fact in facts]).reshape(count, len(unit)),
+        points=np.array([fact.point for fact in facts]).reshape(count, len(unit)),
         losses=losses,
         errors=errors,
-        told=np.array([fact[1] for fact in facts]).reshape(count, size),
-        exact=np.array([fact[2] for fact in facts]).reshape(count, size).all(axis=0) & (count > 0),
-        feasible=whole & np.isfinite(losses).all(axis=1),
-        constraints=_constraints(inside, trials, forecasts),
+        told=np.array([fact.told for fact in facts]).reshape(count, size),
+        exact=np.array([fact.exact for fact in facts], dtype=bool).reshape(count, size),
+        complete=complete,
+        feasible=complete & unbroken,
+        constraints=_constraints(inside, trials, facts),
     )
+
+
+def failures(trials: Sequence[FrozenTrial], unit: UnitSpace, limit: int) -> dict[int, np.ndarray]:
+    """Points (D,) of the latest trials that failed, by number."""
+    found: dict[int, np.ndarray] = {}
+    for trial in reversed(trials):
+        if trial.state == TrialState.FAIL and len(found) < limit and unit.holds(trial.params):
+            found[trial.number] = unit.encode(trial.params)
+    return dict(sorted(found.items()))
+
+
+def _fact(params: Mapping[str, Any], unit: UnitSpace, forecasts: Forecasts) -> Fact:
+    return Fact(unit.encode(params), *forecasts.of(params), forecasts.settled(params))
 
 
 def kept(observations: Sequence[Observation], limit: int) -> list[Observation]:
@@ -202,12 +233,13 @@ def _gain(
 
 
 def _constraints(
-    observations: Sequence[Observation], trials: Sequence[FrozenTrial], forecasts: Forecasts
+    observations: Sequence[Observation], trials: Sequence[FrozenTrial], facts: Sequence[Fact]
 ) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     # most studies have none
-    broken = [one for one in observations if one.violation > 0.0]
-    settled = forecasts.settled(broken[0].params) if broken else set()
+    broken = any(one.violation > 0.0 for one in observations)
+    # what some plans settle and others leave open needs a model for the others
+    settled = frozenset.intersection(*(fact.settled for fact in facts)) if facts else frozenset()
     stored: list[Mapping[str, Any]] = [trials[one.number].constraints for one in observations] if broken else []
     for name in dict.fromkeys(name for values in stored for name in values):
         values = np.array([float(one.get(name, np.nan)) for one in stored])

@@ -205,7 +205,9 @@ class GenerationalSampler(SeededSampler):
         waiting = study._storage.get_study_system_attrs(study._study_id).get(f"{WAITING}{generation}", [])
         trials = study._get_trials(deepcopy=False, use_cache=True)
         finished = (TrialState.COMPLETE, TrialState.PRUNED)
-        return [trials[number] for number in waiting if trials[number].state in finished and self._breeds(trials[number])]
+        return [
+            trials[number] for number in waiting if trials[number].state in finished and self._breeds(trials[number])
+        ]
 
 
 def by_rung(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:

@@ -94,8 +94,8 @@ class SeededSampler(BaseSampler):
         """A proposal that no other trial holds, whatever its state, and that may be feasible for all that is known.
 
         Repeats only when the space is exhausted. Where all proposals break a condition on what is known exactly, the
-        one that breaks it least takes over as few values of a feasible trial as mend it, or of the weakest or the
-        strongest compression while there is no such trial; it stays as it is where neither would be feasible.
+        one that breaks it least takes over as few values of a feasible trial as mend it, or else of the strongest or
+        the weakest compression; it stays as it is where none of these helps.
         """
         if not space:
             return {}
@@ -133,7 +133,7 @@ class SeededSampler(BaseSampler):
         patterns = feasible or complete
         generator = self._seed(trial).child("mended").numpy()
         chosen = [patterns[index].params for index in generator.permutation(len(patterns))[:PATTERNS]]
-        for whole in chosen + ([] if feasible else self._corners(params)):
+        for whole in chosen + self._corners(params):
             pattern = {name: whole[name] for name in params}
             if self._violation(pattern) <= 0.0:
                 order = [str(name) for name in generator.permutation(list(params))]

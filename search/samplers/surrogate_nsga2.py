@@ -23,10 +23,10 @@ from pydantic import Field
 
 from ..non_dominated import non_dominated
 from ..observations import Observation, Observations
-from ..surrogate.gaussian_process import Inputs
-from ..surrogate.models import Measured, Shape, fit_shape
+from ..surrogate.gaussian_process import Inputs, Prior
+from ..surrogate.models import Measured, Model, Shape, fit_shape
 from .configurations import Params
-from .evidence import Evidence, Forecasts, gather, kept
+from .evidence import Evidence, Fact, Forecasts, failures, gather, kept
 from .features import Features
 from .groups import group_variables
 from .landscape import Landscape
@@ -37,6 +37,7 @@ from .unit_space import UnitSpace
 __all__ = ["SurrogateNSGA2Sampler", "scheduled", "surrogate_nsga2"]
 
 POINTS = 300
+FAILURES = 150
 FEWEST = 3
 # scale of the moves in each round of breeding on the models, from exploring to refining
 REACHES = (1.0, 1.0, 0.7, 0.7, 0.7, 0.5, 0.5, 0.35, 0.35, 0.25, 0.25, 0.2)
@@ -57,7 +58,7 @@ def surrogate_nsga2(
         space: The declared search space.
         seed: The study's seed.
         startup: Feasible or infeasible complete trials, seeds included, before the models are trusted; samples spread
-            over all levels of compression until then.
+            over all levels of compression until then. Stopped trials do not count.
         candidates: How many are weighed for each trial.
     """
     return SurrogateNSGA2Sampler(space, seed, startup=startup, candidates=candidates)
@@ -68,16 +69,27 @@ class Fitted:
     """What was learned of a study as a whole.
 
     Args:
-        numbers: The trials that it was learned from.
-        shapes: Of the m objectives, None for one that is told exactly.
+        evidence: What it was learned from.
+        inputs: Its points as the models see them.
+        prior: Of every shape.
         estimated: (m,) bools, the objectives whose models start from an estimate.
+        shapes: Of the m objectives by index, as far as they were needed.
         constraints: By name.
     """
 
-    numbers: tuple[int, ...]
-    shapes: tuple[Shape | None, ...]
+    evidence: Evidence
+    inputs: Inputs
+    prior: Prior
     estimated: np.ndarray
+    shapes: dict[int, Shape]
     constraints: Mapping[str, Shape]
+
+    def shape(self, index: int) -> Shape:
+        """Of an objective; learned now where no plan needed it before."""
+        if index not in self.shapes:
+            measured = _measured(self.evidence, self.inputs, index, bool(self.estimated[index]))
+            self.shapes[index] = fit_shape(measured, self.prior)
+        return self.shapes[index]
 
 
 class SurrogateNSGA2Sampler(SeededSampler, BaseSampler):
@@ -99,8 +111,9 @@ class SurrogateNSGA2Sampler(SeededSampler, BaseSampler):
         self._intersection = IntersectionSearchSpace()
         # what is costly and depends on finished trials alone
         self._study: tuple[Any, ...] | None = None
-        self._known: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray] | None] = {}
+        self._known: dict[int, Fact | None] = {}
         self._fitted: Fitted | None = None
+        self._failing: tuple[tuple[tuple[int, ...], tuple[int, ...]], Shape] | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The declared space, or what all trials have in common, without variables of a single value."""
@@ -134,10 +147,10 @@ class SurrogateNSGA2Sampler(SeededSampler, BaseSampler):
         seen = self._observations.of(study)
         trials = study._get_trials(deepcopy=False, use_cache=True)
         evidence = gather(kept(seen, POINTS), trials, unit, forecasts, self._known)
-        complete = np.isfinite(evidence.losses).all(axis=1)
+        failed = failures(trials, unit, FAILURES)
         features = Features(unit, groups)
-        if complete.sum() >= self._startup and self._fit(seen, trials, unit, forecasts, features):
-            landscape = self._landscape(evidence, unit, features, forecasts)
+        if evidence.complete.sum() >= self._startup and self._fit(seen, trials, unit, forecasts, features):
+            landscape = self._landscape(evidence, failed, unit, features, forecasts)
             running = [
                 unit.encode(other.params)
                 for other in trials
@@ -146,7 +159,9 @@ class SurrogateNSGA2Sampler(SeededSampler, BaseSampler):
             if running:
                 landscape.expect(np.array(running))
             reference = study.user_attrs.get("reference_point")
-            bound = evidence.losses[complete].max(axis=0) if reference is None else signs * np.asarray(reference)
+            bound = (
+                evidence.losses[evidence.complete].max(axis=0) if reference is None else signs * np.asarray(reference)
+            )
             for point in self._bred(generator, landscape, proposals, evidence, bound, len(seen)):
                 yield unit.decode(point)
         while True:
@@ -163,7 +178,7 @@ class SurrogateNSGA2Sampler(SeededSampler, BaseSampler):
         trials: int,
     ) -> np.ndarray:
         """(k, D) candidates, those that promise most first."""
-        tried = landscape.believe(evidence.points, evidence.told)
+        tried = landscape.believe(evidence.points, (evidence.told, evidence.exact))
         # as the models see them, for a lucky measurement is no front
         reached = landscape.losses(tried)[evidence.feasible]
         best = non_dominated(reached)
@@ -196,41 +211,65 @@ class SurrogateNSGA2Sampler(SeededSampler, BaseSampler):
     ) -> bool:
         """Learn all shapes anew once enough trials were added; False where too few tell of an objective."""
         evidence = gather(kept(seen[: scheduled(len(seen))], POINTS), trials, unit, forecasts, self._known)
-        if self._fitted is not None and self._fitted.numbers == evidence.numbers:
+        if self._fitted is not None and self._fitted.evidence.numbers == evidence.numbers:
             return True
         inputs = features(evidence.points)
-        estimated = np.isfinite(evidence.told).all(axis=0) & ~evidence.exact
-        shapes: list[Shape | None] = []
-        for index, exact in enumerate(evidence.exact):
-            measured = _measured(evidence, inputs, index, bool(estimated[index]))
-            if not exact and len(measured) < FEWEST:
-                return False
-            shapes.append(None if exact else fit_shape(measured, features.prior))
+        estimated = np.isfinite(evidence.told).all(axis=0)
+        if np.isfinite(evidence.losses).sum(axis=0).min(initial=len(evidence)) < FEWEST:
+            return False
         constraints = {
             name: fit_shape(_constrained(values, inputs), features.prior)
             for name, values in evidence.constraints.items()
         }
-        self._fitted = Fitted(evidence.numbers, tuple(shapes), estimated, constraints)
+        self._fitted = Fitted(evidence, inputs, features.prior, estimated, {}, constraints)
         return True
 
-    def _landscape(self, evidence: Evidence, unit: UnitSpace, features: Features, forecasts: Forecasts) -> Landscape:
+    def _landscape(
+        self,
+        evidence: Evidence,
+        failed: Mapping[int, np.ndarray],
+        unit: UnitSpace,
+        features: Features,
+        forecasts: Forecasts,
+    ) -> Landscape:
         """The value of candidates, given all that was measured."""
-        assert self._fitted is not None
+        fitted = self._fitted
+        assert fitted is not None
         inputs = features(evidence.points)
-        models = [
-            None if shape is None else shape.given(_measured(evidence, inputs, index, bool(estimated)))
-            for index, (shape, estimated) in enumerate(zip(self._fitted.shapes, self._fitted.estimated, strict=True))
-        ]
+
+        def model(index: int) -> Model:
+            return fitted.shape(index).given(_measured(evidence, inputs, index, bool(fitted.estimated[index])))
+
+        models = [None if exact.all() else model(index) for index, exact in enumerate(evidence.exact.T)]
         constraints = [
             shape.given(_constrained(evidence.constraints[name], inputs))
-            for name, shape in self._fitted.constraints.items()
+            for name, shape in fitted.constraints.items()
             if name in evidence.constraints
         ]
-        return Landscape(unit, features, models, self._fitted.estimated, constraints, forecasts)
+        if failed:
+            constraints.append(self._failure(fitted, evidence, failed, features))
+        tells = bool(np.isfinite(evidence.told).any())
+        return Landscape(unit, features, models, model, fitted.estimated, constraints, forecasts, tells=tells)
+
+    def _failure(
+        self, fitted: Fitted, evidence: Evidence, failed: Mapping[int, np.ndarray], features: Features
+    ) -> Model:
+        """Whether a trial fails, as a constraint: 1 where one did and -1 where none did.
+
+        Learned anew whenever failures are added, for a region in which all fail adds no observations.
+        """
+        numbers = list(failed)
+        known = numbers[: scheduled(len(numbers))]
+        key = (fitted.evidence.numbers, tuple(known))
+        points = np.array(list(failed.values()))
+        if self._failing is None or self._failing[0] != key:
+            measured = _told_apart(fitted.evidence.points, points[: len(known)], features)
+            self._failing = key, fit_shape(measured, features.prior)
+        return self._failing[1].given(_told_apart(evidence.points, points, features))
 
     def _forget_unless(self, study: tuple[Any, ...]) -> None:
         if self._study != study:
-            self._study, self._known, self._fitted = study, {}, None
+            self._study, self._known, self._fitted, self._failing = study, {}, None, None
 
 
 def scheduled(count: int) -> int:
@@ -247,6 +286,12 @@ def _measured(evidence: Evidence, inputs: Inputs, index: int, estimated: bool) -
     rows = np.flatnonzero(have)
     told = evidence.told[rows, index] if estimated else None
     return Measured(inputs.rows(rows), evidence.losses[rows, index], evidence.errors[rows, index], told)
+
+
+def _told_apart(passed: np.ndarray, failed: np.ndarray, features: Features) -> Measured:
+    """Points (n, D) at which no trial failed and points (f, D) at which one did."""
+    values = np.concatenate([np.full(len(passed), -1.0), np.ones(len(failed))])
+    return _constrained(values, features(np.concatenate([passed, failed])))
 
 
 def _constrained(values: np.ndarray, inputs: Inputs) -> Measured:

@@ -30,7 +30,7 @@ class Warp:
     sign: float = 1.0
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Warped values; where `logarithmic`, values of the wrong sign are as far out as the smallest of the right one."""
+        """Warped values; where `logarithmic`, values of the wrong sign are taken for the smallest of the right one."""
         if self.logarithmic:
             values = self.sign * np.log(np.maximum(self.sign * values, 1e-300))
         return yeo_johnson((values - self.centre) / self.scale, self.power)

@@ -12,6 +12,7 @@ second call goes on, but for an untouched sampler's unfinished study, which begi
 from __future__ import annotations
 
 import argparse
+import functools
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -89,7 +90,13 @@ def trajectory(folder: Path, name: str, seed: int, trials: int) -> list[float]:
 
 def version_of(name: str) -> str:
     """Optuna's version for what is its own, otherwise a digest of the house's source."""
-    return version("optuna") if name.startswith(UNTOUCHED) else source_digest(*SOURCES)
+    return version("optuna") if name.startswith(UNTOUCHED) else _house_version()
+
+
+@functools.cache
+def _house_version() -> str:
+    # once, for what has been imported stays as it was when a file is edited meanwhile
+    return source_digest(*SOURCES)
 
 
 def finished_trials(path: Path) -> int:

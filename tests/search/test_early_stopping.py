@@ -9,7 +9,10 @@ import pytest
 
 from forgefront.search.early_stopping import goes_on, joins_front, promotion_order
 from forgefront.search.engines.base import Standing
+from forgefront.search.feasibility import meets, score_numbers
 from forgefront.search.non_dominated import non_dominated
+from forgefront.search.rung_values import rung_deviations
+from forgefront.studies.conditions import parse_condition
 
 DIRECTIONS = {"accuracy": "maximize", "macs": "minimize"}
 
@@ -47,6 +50,10 @@ WORSE = [point(0.3, 9.0), point(0.2, 9.5), point(0.1, 9.9), point(0.05, 10.0)]
         ({"macs": 0.5}, LINE, 0.5, 1, True),
         (point(math.nan, math.nan), WORSE, 0.5, 1, False),
         (point(math.inf, 1.0), LINE, 0.5, 1, False),
+        # None is worse than anything, and takes nothing away from the others' comparison
+        (point(None, 1.0), LINE, 0.5, 1, False),
+        (point(0.1, 9.0), [*LINE, point(None, 99.0)], 0.5, 1, False),
+        (point(0.1, 9.0), [point(None, 99.0)], 0.5, 1, True),
     ],
 )
 def test_who_goes_on(values, others, keep, warm_up, expected):
@@ -106,3 +113,31 @@ def test_none_of_none():
 def test_who_would_be_on_the_front(values, expected):
     assert joins_front(values, Standing(front=tuple(LINE)), DIRECTIONS) is expected
     assert joins_front(values, Standing(), DIRECTIONS) is math.isfinite(values["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("accuracy >= 0.8", True),
+        ("accuracy > control", False),
+        ("accuracy >= control - 0.1", True),
+        ("mce_worst <= 2", True),
+        ("mce_worst <= control * 0.5", False),
+        ("mce <= 10", False),
+        ("latency <= 10", False),
+        ("mce_best <= control", False),
+    ],
+)
+def test_what_meets_a_condition(condition, expected):
+    found = {
+        "accuracy": {"value": 0.8, "standard_error": None, "details": {}},
+        "mce": {"value": math.nan, "standard_error": 0.1, "details": {"worst": 2, "best": 1, "name": "x"}},
+    }
+    control = {"accuracy": 0.9, "mce": 1.0, "mce_worst": 3.0}
+    assert meets([parse_condition(condition)], score_numbers(found), control) is expected
+    assert meets([], {}, {})
+
+
+def test_a_look_says_where_it_went_otherwise():
+    rungs = [{"fraction": 0.25}, {"fraction": 0.5, "deviations": ["slower"]}]
+    assert rung_deviations(rungs) == ["rung at 50 %: slower"]

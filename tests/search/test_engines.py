@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 import analytic
 import pytest
 
-from forgefront.search.engines.base import TrialRequest, failure, threads_per_worker
+from forgefront.search.engines.base import TrialRequest, failure, takes_timeout, threads_per_worker
 from forgefront.search.engines.processes import ProcessEngine
 from forgefront.search.engines.serial import SerialEngine
 from forgefront.search.run_folder import RunFolder
@@ -95,7 +96,9 @@ def test_workers_are_kept_and_never_more_than_asked_for(tmp_path, processes):
     assert str(os.getpid()) not in ran
 
 
-def test_a_trial_whose_process_dies_runs_again_and_then_fails(tmp_path, processes):
+def test_a_trial_whose_process_dies_runs_again_and_then_fails(tmp_path, processes, monkeypatch):
+    monkeypatch.setenv("ANALYTIC_SLEEP", "0.2")
+    (tmp_path / "trials" / "4.elsewhere-1.x").mkdir(parents=True)
     engine = processes(1, "analytic:FragileRunner")
     engine.submit(TrialRequest(5, PARAMS))
     outcomes, progress = collect(engine, 1)
@@ -105,7 +108,11 @@ def test_a_trial_whose_process_dies_runs_again_and_then_fails(tmp_path, processe
     outcomes, progress = collect(engine, 1)
     assert outcomes[0].result["state"] == "failed"
     assert outcomes[0].result["reason"] == "its process died 2 times (SIGKILL, out of memory?)"
+    # of both attempts, each of which slept
+    assert outcomes[0].result["seconds"] >= 2 * 0.2 * 0.5
     assert len(progress) == 2
+    # both attempts' folders are gone, and only theirs
+    assert sorted(entry.name for entry in (tmp_path / "trials").iterdir()) == ["4.elsewhere-1.x", "5"]
     engine.submit(TrialRequest(6, PARAMS))
     assert collect(engine, 1)[0][0].result["state"] == "complete"
 
@@ -133,14 +140,17 @@ def test_a_trial_published_just_before_its_process_died_is_not_run_again(tmp_pat
     assert outcomes[0].result == stored
 
 
-def test_stop_ends_workers_at_once_and_twice(processes, monkeypatch):
+def test_stop_ends_workers_at_once_and_twice(tmp_path, processes, monkeypatch):
     monkeypatch.setenv("ANALYTIC_SLEEP", "60")
     engine = processes(2)
     engine.submit(TrialRequest(1, PARAMS))
     engine.submit(TrialRequest(2, PARAMS))
-    pids = engine.pids
+    pids, started = engine.pids, []
+    while len(started) < 2:
+        engine.poll(0.1, started.append)
     engine.stop()
     assert not any(alive(pid) for pid in pids)
+    assert list(tmp_path.glob("trials/*")) == []
     engine.stop()
 
 
@@ -208,6 +218,32 @@ def test_control_c_in_the_terminal_is_the_coordinators_alone(tmp_path):
 
 
 def test_failure_and_threads():
-    assert failure(TrialRequest(3, {"x": 1}), "gone").result["reason"] == "gone"
+    found = failure(TrialRequest(3, {"x": 1}), "gone", seconds=4.0).result
+    assert (found["reason"], found["seconds"]) == ("gone", 4.0)
     cores = threads_per_worker(1)
     assert threads_per_worker(cores * 2) == 1
+
+
+class _OwnEngine:
+    def __init__(self, run_folder, workers, *, queue="short"):
+        pass
+
+
+class _OwnEngineWithOptions(_OwnEngine):
+    def __init__(self, run_folder, workers, **options):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (ProcessEngine, True),
+        (SerialEngine, False),
+        (_OwnEngine, False),
+        (_OwnEngineWithOptions, True),
+        (functools.partial(ProcessEngine, runner="analytic:Runner"), True),
+        (functools.partial(_OwnEngine, queue="long"), False),
+    ],
+)
+def test_which_engines_can_end_a_trial(make, expected):
+    assert takes_timeout(make) is expected

@@ -22,7 +22,9 @@ from forgefront.search.record import FINGERPRINT
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.storage import open_storage, sqlite_url
 from forgefront.search.tables import LABELS, render, trials_frame
+from forgefront.search.told_apart import named
 from forgefront.spaces.techniques import TECHNIQUES
+from forgefront.studies.errors import RunError
 from forgefront.studies.load import read_study_text, study_to_toml
 
 STUDY = """
@@ -145,6 +147,33 @@ def test_the_command_prints_one_table_and_says_what_is_relative(two_runs, capsys
     assert len(json.loads(out)) == 7
     code, out, _ = forgefront(capsys, monkeypatch, "front", *two_runs, "--format", "csv")
     assert pd.read_csv(io.StringIO(out))["run"].tolist() == ["one", "two", "two"]
+
+
+def test_members_of_a_run_whose_folder_has_a_space_are_named_whole(two_runs, tmp_path, capsys, monkeypatch) -> None:
+    spaced = two_runs[0].rename(tmp_path / "run one")
+    near = stored(tmp_path / "near", [frozen((0.7, 100.0), role="control"), frozen((0.905, 101.0))])
+    code, out, _ = forgefront(capsys, monkeypatch, "front", spaced, near)
+    assert code == 0
+    assert out.splitlines()[0].split()[-1] == "like"
+    assert [row.split()[-2:] for row in out.splitlines()[1:3]] == [["run", "one/0"], ["3", "near/1"]]
+    code, out, _ = forgefront(capsys, monkeypatch, "front", spaced, near, "--format", "json")
+    assert [named(row["alike"]) for row in json.loads(out)] == [["run one/0"], ["near/1"], []]
+
+
+def test_merged_plots_mark_what_breaks_a_constraint(two_runs, tmp_path) -> None:
+    found = []
+    for folders in (two_runs, [*two_runs[1:], stored(tmp_path / "three", [frozen((0.7, 90.0), role="control")])]):
+        merged(*folders).plot_front(tmp_path / "front.svg")
+        found.append("<!-- breaks a constraint -->" in (tmp_path / "front.svg").read_text(encoding="utf-8"))
+    assert found == [True, False]
+
+
+def test_a_wrong_trial_of_a_long_run_is_told_without_all_numbers(tmp_path) -> None:
+    run = load_run(stored(tmp_path / "long", [frozen((0.9, 100.0))] * 40))
+    with pytest.raises(RunError) as caught:
+        run.complete(300)
+    known = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, … 40 in all"
+    assert str(caught.value) == f"`--trial` must be a complete trial ({known}); found 300 (state none)."
 
 
 def test_one_run_is_printed_as_before(two_runs, capsys, monkeypatch) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from forgefront.search.hypervolume import hypervolume
-from forgefront.search.pick import pick
+from forgefront.search.pick import pick, shortlist
 from forgefront.search.preference import (
     REFERENCE,
     Preference,
@@ -19,7 +19,7 @@ from forgefront.search.preference import (
     pseudo_weights,
     rank,
 )
-from forgefront.search.told_apart import alike, alike_members
+from forgefront.search.told_apart import alike, alike_members, named
 from forgefront.studies.errors import InputError
 
 OBJECTIVES = {"accuracy": "maximize", "size": "minimize"}
@@ -141,6 +141,20 @@ def test_an_unknown_name_is_told_with_metrics_and_the_nearest_match_alone() -> N
     )
 
 
+def test_a_bound_on_what_no_member_has_is_told() -> None:
+    with pytest.raises(InputError, match=r"leaves no member of the front: no member has size_kept there\.$"):
+        pick(BENT.assign(size_kept=np.nan), OBJECTIVES, where=["size_kept <= 1"])
+
+
+@pytest.mark.parametrize(("members", "known"), [(3, "(1, 2, 3)"), (500, "12, … 500 in all)")])
+def test_a_choice_of_no_member_is_told_without_all_of_them(members: int, known: str) -> None:
+    short = shortlist(front([(1.0 - size, 1.0 - size) for size in np.linspace(0.0, 1.0, members)]), OBJECTIVES)
+    with pytest.raises(InputError) as caught:
+        short.choose(9999)
+    assert known in str(caught.value)
+    assert len(str(caught.value)) < 160
+
+
 def test_weights_are_read_in_any_spacing() -> None:
     assert parse_preference(" accuracy = 2 , size=1", ["accuracy", "size"]).weights == {"accuracy": 2.0, "size": 1.0}
 
@@ -187,6 +201,17 @@ def test_pseudo_weights_of_the_ends_and_of_the_middle() -> None:
     np.testing.assert_allclose(pseudo_weights(np.array([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])), [[1, 0, 0], [0, 0, 1]])
 
 
+def test_an_objective_that_does_not_vary_moves_no_choice() -> None:
+    losses = np.array([[0.0, 1.0, 5.0], [0.4, 0.6, 5.0], [1.0, 0.0, 5.0]])
+    # whatever weight is asked for where there is nothing to choose
+    for constant in (0.1, 1.0, 9.0):
+        wish = Preference("pseudo-weights", {"a": 0.9, "b": 0.1, "c": constant})
+        assert rank(losses, wish, ["a", "b", "c"]).tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(pseudo_weights(normalize_losses(losses))[:, 2], 0.0)
+    only = rank(losses, Preference("pseudo-weights", {"c": 1.0}), ["a", "b", "c"])
+    assert only.tolist() == rank(losses, Preference("balanced", {}), ["a", "b", "c"]).tolist()
+
+
 @pytest.mark.parametrize(
     ("prefer", "number"), [("pseudo-weights=accuracy:1", 1), ("pseudo-weights=size:1", 3), ("hypervolume", 2)]
 )
@@ -201,8 +226,9 @@ def test_alike_means_within_two_errors_of_the_difference_in_every_objective() ->
     expected[[0, 1, 1, 2], [1, 0, 2, 1]] = True
     np.testing.assert_array_equal(alike(values, errors), expected)
     frame = pd.DataFrame(values, columns=["a", "b"]).assign(number=[7, 3, 12, 5], a_se=1.0, b_se=np.nan)
-    assert alike_members(frame, ["a", "b"]) == ["3", "7 12", "3", ""]
-    assert alike_members(frame.assign(run="r"), ["a", "b"])[1] == "r/7 r/12"
+    assert alike_members(frame, ["a", "b"]) == ["3", "7, 12", "3", ""]
+    of_a_run = alike_members(frame.assign(run="a run"), ["a", "b"])
+    assert [named(text) for text in of_a_run] == [["a run/3"], ["a run/7", "a run/12"], ["a run/3"], []]
 
 
 def test_repeats_tell_apart_what_one_training_cannot() -> None:

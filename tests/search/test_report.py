@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import optuna
@@ -19,7 +22,7 @@ from forgefront.search.hypervolume import front_hypervolume
 from forgefront.search.plot_history import history_by_trial
 from forgefront.search.report.write import report_text
 from forgefront.search.run_folder import RunFolder
-from forgefront.search.status import describe, last_growth
+from forgefront.search.status import describe, last_growth, summary
 from forgefront.search.storage import open_storage, sqlite_url
 from forgefront.studies.load import read_study_text, study_to_toml
 
@@ -49,6 +52,15 @@ stagnation = { trials = 10, tolerance = 0.02 }
 BITS = {"bits": optuna.distributions.IntDistribution(0, 9)}
 
 
+PHONE = """<!DOCTYPE html><body><iframe style="border:0;width:{width}px;height:800px" srcdoc="{report}"></iframe><script>
+const frame = document.querySelector("iframe");
+onload = () => {{
+  document.body.dataset.inner = frame.contentWindow.innerWidth;
+  document.body.dataset.whole = frame.contentDocument.documentElement.scrollWidth;
+}};
+</script></body>"""
+
+
 def trial(accuracy: float, macs: float, *, role: str = "search", **changes) -> optuna.trial.FrozenTrial:
     scores = {
         "accuracy": {"value": accuracy, "standard_error": 0.01, "details": {}},
@@ -67,7 +79,7 @@ PRUNED = create_trial(
 )
 
 
-def stored(folder: Path, trials: list[optuna.trial.FrozenTrial], *, reference: bool = True) -> Path:
+def stored(folder: Path, trials: list[optuna.trial.FrozenTrial], *, reference: bool = True, name: str = "bare") -> Path:
     study = read_study_text(STUDY, file="study.toml", check_parts=False)
     run = RunFolder.create(folder, study_to_toml(study))
     storage = open_storage(sqlite_url(run.database), create=True)
@@ -78,6 +90,22 @@ def stored(folder: Path, trials: list[optuna.trial.FrozenTrial], *, reference: b
     if reference:
         record.set_user_attr("reference_point", [0.0, 100.0])
     return folder
+
+
+def browsed(folder: Path, file: Path, width: int) -> subprocess.CompletedProcess[str]:
+    """Chromium's page after its scripts have run, and what it logged."""
+    return subprocess.run(
+        [
+            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            # whatever would leave this machine fails, and is logged
+            *("--proxy-server=127.0.0.1:9", "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"),
+            *(f"--window-size={width},2000", "--virtual-time-budget=5000", "--dump-dom", file.as_uri()),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def sections(page: str) -> dict[str, str]:
@@ -95,7 +123,9 @@ def test_a_real_run_shows_every_picture(finished_run: Path) -> None:
     assert (pictures["corruptions"], pictures["classes"]) == (members + 1, members)
     assert pictures["hypervolume"] == pictures["timeline"] == 1
     assert "Needs 10 complete trials" in found["importance"]
-    assert "accuracy &gt;= " in found["fingerprint"] or "fingerprint" in found
+    assert html.escape('"versions": {') in found["fingerprint"]
+    assert html.escape(f'"torch": "{version("torch")}"') in found["fingerprint"]
+    assert html.escape(json.dumps(load_run(finished_run).fingerprint["inputs"]["data"])) in found["fingerprint"]
     assert found["trials"].count("<tr>") == 1 + 4
     # nothing that would be fetched
     assert not re.search(r'(?:src|href)="(?!data:|#)', page)
@@ -149,22 +179,26 @@ def test_a_wrong_file_is_told_in_one_line(
 def test_a_browser_shows_every_picture_and_asks_for_nothing(finished_run: Path, tmp_path: Path, width: int) -> None:
     file = tmp_path / "report.html"
     file.write_text(report_text(load_run(finished_run)), encoding="utf-8")
-    done = subprocess.run(
-        [
-            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-            # whatever would leave this machine fails, and is logged
-            *("--proxy-server=127.0.0.1:9", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"),
-            *(f"--window-size={width},2000", "--virtual-time-budget=5000", "--dump-dom", file.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = browsed(tmp_path, file, width)
     figures = re.findall(r'<figure class="([^"]*)"', done.stdout)
     assert len(figures) == file.read_text(encoding="utf-8").count("<img ") > 10
     assert set(figures) == {"plot shown"}
     assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [390, 500])
+def test_a_phone_scrolls_in_one_direction(finished_run: Path, tmp_path: Path, width: int) -> None:
+    # a browser's window may be no narrower than 500 px, a frame in it may
+    text = html.escape(report_text(load_run(finished_run)), quote=True)
+    file = tmp_path / "phone.html"
+    file.write_text(PHONE.format(width=width, report=text), encoding="utf-8")
+    done = browsed(tmp_path, file, 800)
+    found = re.search(r'<body data-inner="(\d+)" data-whole="(\d+)"', done.stdout)
+    assert found is not None, done.stderr
+    inner, whole = map(int, found.groups())
+    assert inner == width
+    assert whole <= inner
 
 
 def test_the_history_ends_at_the_front_and_never_falls(tmp_path: Path) -> None:
@@ -204,6 +238,10 @@ def test_status_tells_of_budgets_growth_and_failures(tmp_path: Path) -> None:
     assert "hypervolume last grew with trial 12, 5 finished trials ago" in lines
     assert "1 trained more than once, 3 trainings in all" in lines
     assert lines[-3:] == [f"trial {15 + index} failed: reason {index}" for index in range(3)]
+    assert summary(load_run(tmp_path / "bare")) == lines[:-3]
+    told = sections(report_text(load_run(tmp_path / "bare")))["summary"]
+    assert all(html.escape(line) in told for line in lines[:-3])
+    assert "reason 0" not in told
     many = describe(load_run(stored(tmp_path / "many", [CONTROL, *failed])))
     assert "30 trials failed; the latest 20:" in many
     assert many[-1] == "trial 30 failed: reason 29"

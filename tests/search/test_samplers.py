@@ -8,6 +8,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState, create_trial
 
+from forgefront.search.observations import Observation
+from forgefront.search.samplers.nevergrad import _latest_and_front
 from forgefront.search.samplers.seeded import Configurations, grid_values
 from forgefront.studies.errors import StudyFileError
 from forgefront.studies.registry import names, resolve, validate_options
@@ -22,10 +24,12 @@ SPACE = {
 SAMPLERS = names("sampler")
 # seconds a trial once it has a model
 COSTLY = {"gp": {"startup": 5, "candidates": 64}}
+# so that models are used early
+OPTIONS = {**COSTLY, "surrogate-nsga2": {"startup": 2, "candidates": 50}}
 
 
 def make(name, space=SPACE, seed=0, **options):
-    return resolve("sampler", name)(space, seed, **COSTLY.get(name, {}), **options)
+    return resolve("sampler", name)(space, seed, **OPTIONS.get(name, {}), **options)
 
 
 def length(name, trials):
@@ -230,3 +234,13 @@ def test_configurations_are_told_apart_by_meaning():
     assert key({"f": 0.2}) != key({"f": 0.3})
     values = [0.0, 0.1, 0.2]
     assert len({key({"f": value}) for value in values}) == len(values)
+
+
+def test_nevergrad_keeps_the_feasible_front_whatever_infeasible_trials_reach():
+    def one(number, losses, violation=0.0):
+        return Observation(number, {}, np.array(losses), np.zeros(2), violation)
+
+    best = [one(0, [1.0, 2.0]), one(1, [2.0, 1.0])]
+    told = [*best, one(2, [3.0, 3.0]), one(3, [0.0, 0.0], violation=0.5), one(4, [4.0, 4.0]), one(5, [5.0, 5.0])]
+    assert [kept.number for kept in _latest_and_front(told, 2)] == [0, 1, 4, 5]
+    assert [kept.number for kept in _latest_and_front([told[3], told[3], told[3]], 2)] == [3, 3]

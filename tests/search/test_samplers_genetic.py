@@ -227,3 +227,28 @@ def test_codes_are_read_back_as_what_they_were_written_from(space):
         assert again == value or abs(again - value) < 1e-12 * abs(value)
     for code in (encoding.low - 10, encoding.low, encoding.high, encoding.high + 10):
         assert space._contains(space.to_internal_repr(encoding.decode(code)))
+
+
+@pytest.mark.parametrize("name", GENETIC)
+def test_what_finishes_after_the_next_parents_are_selected_may_breed_later(name):
+    study = fresh(make(name))
+    asked = [study.ask(SPACE) for _ in range(8)]
+    for trial in asked[:4]:
+        study.tell(trial, objective(trial.params))
+    run(study, 1)
+    assert not {trial._trial_id for trial in asked[4:]} & set(parents(study, 1))
+    # better than all, but of generation 0
+    study.tell(asked[6], [-1.0, -1.0])
+    run(study, 4)
+    assert asked[6]._trial_id in parents(study, 2)
+    # and one that outlasts two selections
+    study.tell(asked[7], [-2.0, -2.0])
+    run(study, 4)
+    assert asked[7]._trial_id in parents(study, 3)
+    assert asked[4]._trial_id not in parents(study, 3)
+
+
+def test_of_a_single_worker_nothing_is_late():
+    study = fresh(make("nsga2"))
+    run(study, 13)
+    assert not [key for key in study._storage.get_study_system_attrs(study._study_id) if "waiting" in key]

@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
+import digits_studies  # noqa: E402
 import samplers  # noqa: E402
 from competitors import COMPETITORS, search  # noqa: E402
 from search_problems import problem, tabulated  # noqa: E402
@@ -18,7 +21,7 @@ from search_problems.base import fingerprint, hypervolumes, losses, random_param
 from search_problems.compression import Instance  # noqa: E402
 from search_problems.network import BITS, CLUSTERS, coding_tables, mac_share, size_share  # noqa: E402
 
-from forgefront.search.hypervolume import hypervolume  # noqa: E402
+from forgefront.search.hypervolume import HYPERVOLUME, hypervolume  # noqa: E402
 
 # what samplers are judged by must not move with them
 FROZEN = {
@@ -220,3 +223,39 @@ def test_what_is_stored_is_shown_and_not_searched_again(tmp_path, monkeypatch, c
     of_random = [row for row, line in zip(shares, rows, strict=True) if line["sampler"] == "optuna-random"]
     assert f"{np.mean(of_random, axis=0)[24]:.4f} ± " in again
     assert (tmp_path / "dtlz2.png").stat().st_size > 10_000
+
+
+def test_the_difference_by_seed_is_of_seeds_that_both_have_searched():
+    found = {
+        samplers.Search("one", "", sampler, "", seed, 8): (curve, 1.0)
+        for sampler, seed, curve in [
+            ("ours", 0, [0.0, 0.5, 0.5]),
+            ("ours", 1, [0.0, 0.7, 0.7]),
+            ("ours", 2, [0.9, 0.9, 0.9]),
+            ("theirs", 1, [0.0, 0.0, 0.4]),
+            ("theirs", 0, [0.0, 0.0, 0.4]),
+            ("theirs", 3, [0.0, 0.0, 0.0]),
+        ]
+    }
+    # of 0.1 and 0.3: mean 0.2, standard deviation 0.1 √2
+    assert samplers.paired(found, "one", ("ours", 2), ("theirs", 3)) == "difference by seed: +0.2000 ± 0.1000 (2 seeds)"
+    assert samplers.paired(found, "two", ("ours", 2), ("theirs", 3)) == "no seed was searched by both"
+
+
+def test_a_failed_trial_leaves_the_hypervolume_as_it_was():
+    volumes = [0.0, 0.2, None, 0.5, None]
+    trials = [
+        create_trial(state=TrialState.FAIL)
+        if volume is None
+        else create_trial(value=0.0, user_attrs={HYPERVOLUME: volume})
+        for volume in volumes
+    ]
+    assert digits_studies.history(trials) == [0.0, 0.2, 0.2, 0.5, 0.5]
+
+
+def test_a_study_is_named_by_the_version_of_its_sampler(tmp_path):
+    assert digits_studies.version_of("optuna-nsga2") == optuna.__version__
+    assert digits_studies.version_of("surrogate-nsga2") == samplers.source_digest(*digits_studies.SOURCES)
+    digests = [samplers.source_digest(*digits_studies.SOURCES[:count]) for count in range(11)]
+    assert len(set(digests)) > 8
+    assert digits_studies.finished_trials(tmp_path) == 0

@@ -128,10 +128,10 @@ def test_yeo_johnson_has_an_inverse_and_rises(power):
     assert yeo_johnson(np.zeros(1), power)[0] == 0.0
 
 
-@pytest.mark.parametrize("logarithmic", [False, True])
-def test_a_warp_is_undone_and_carries_errors(logarithmic):
-    values = np.array([0.1, 0.4, 1.0, 9.0])
-    warp = Warp(0.2, 1.5, 0.4, logarithmic)
+@pytest.mark.parametrize(("logarithmic", "sign"), [(False, 1.0), (True, 1.0), (True, -1.0)])
+def test_a_warp_is_undone_and_carries_errors(logarithmic, sign):
+    values = sign * np.array([0.1, 0.4, 1.0, 9.0])
+    warp = Warp(0.2, 1.5, 0.4, logarithmic, sign)
     assert warp.inverse(warp(values)) == pytest.approx(values)
     step = 1e-5
     slope = (warp(values + step) - warp(values)) / step
@@ -205,3 +205,21 @@ def test_an_estimate_that_is_nearly_right_is_worth_many_points(positive, known):
     error = np.abs(model.losses(mean) - truth[rest]).mean()
     assert (error < 0.02) == known
     assert (deviation > 0).all()
+
+
+def test_what_is_maximised_has_the_mirrored_model_of_what_is_minimised():
+    draws = generator(2)
+    points = draws.random((40, 4))
+    estimates = np.exp(2.0 * points[:, 0])
+    # off by a share of what is estimated
+    losses = estimates * np.exp(0.3 * np.sin(5 * points[:, 1]))
+    head, rest = np.arange(25), np.arange(25, 40)
+    found = []
+    for sign in (1.0, -1.0):
+        measured = Measured(inputs_of(points), sign * losses, 0.01 * losses, sign * estimates)
+        model = fit_shape(measured.rows(head), prior_of(4)).given(measured.rows(head))
+        mean, deviation = model.predict(measured.inputs.rows(rest), sign * estimates[rest])
+        found.append((sign * mean, deviation, sign * model.losses(mean), sign * model.losses(mean - sign * deviation)))
+        assert model.shape.warp.logarithmic
+    for one, other in zip(*found, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-4)

@@ -6,7 +6,6 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.testing.pytest_samplers import BasicSamplerTestCase, MultiObjectiveSamplerTestCase, RelativeSamplerTestCase
 from optuna.trial import TrialState
 
 from forgefront.search.hypervolume import front_hypervolume
@@ -48,7 +47,7 @@ def measure(params):
     return [float(np.exp(-damage)), size(params)]
 
 
-def knowledge(*conditions, exact=True):
+def knowledge(*conditions, exact=True, sometimes=False):
     places = {
         f"{kind}/{layer}": VariablePlace(kind, (f"stage{layer // 3}", f"layer{layer}"), True, float(WEIGHTS[layer]))
         for kind in ("sparsity", "bits")
@@ -56,7 +55,8 @@ def knowledge(*conditions, exact=True):
     }
 
     def forecast(params):
-        return {"size": Forecast(size(params) if exact else 0.8 * size(params) + 0.1, exact)}
+        told = exact and not (sometimes and params["structure"] == "filter")
+        return {"size": Forecast(size(params) if told else 0.8 * size(params) + 0.1, told)}
 
     return Knowledge(DIRECTIONS, places, forecast, {"size": Forecast(1.0, True)}, conditions)
 
@@ -112,24 +112,6 @@ def content(study):
     return [(trial.params, trial.values) for trial in study.trials]
 
 
-class Ours:
-    @pytest.fixture
-    def sampler(self):
-        return lambda: surrogate_nsga2({}, 0, candidates=50, startup=2)
-
-
-class TestBasic(Ours, BasicSamplerTestCase):
-    """Optuna's own cases."""
-
-
-class TestRelative(Ours, RelativeSamplerTestCase):
-    """Optuna's own cases."""
-
-
-class TestMultiObjective(Ours, MultiObjectiveSamplerTestCase):
-    """Optuna's own cases."""
-
-
 @pytest.mark.parametrize("known", [None, knowledge(), knowledge(exact=False)], ids=["blind", "exact", "estimate"])
 def test_resumed_in_pieces_equals_uninterrupted(known):
     whole = fresh(sampler_of(known))
@@ -141,6 +123,19 @@ def test_resumed_in_pieces_equals_uninterrupted(known):
     assert content(pieces) == content(whole)
     keys = [tuple(trial.params.values()) for trial in whole.trials]
     assert len(set(keys)) == len(keys)
+
+
+def test_a_resumed_search_keeps_the_same_observations_where_they_are_many(monkeypatch):
+    monkeypatch.setattr("forgefront.search.samplers.surrogate_nsga2.POINTS", 15)
+    # what a plan settles or leaves open, as its structure has it
+    known = knowledge(Condition("size", "<=", 0.6, "*"), sometimes=True)
+    whole, pieces = fresh(sampler_of(known)), fresh(sampler_of(known))
+    run(whole, 34, constrained=True)
+    for count in (7, 18, 1, 8):
+        pieces.sampler = sampler_of(known)
+        run(pieces, count, constrained=True)
+    assert content(pieces) == content(whole)
+    assert len({trial.params["structure"] for trial in whole.trials}) == 2
 
 
 def test_another_seed_asks_otherwise():
@@ -204,6 +199,35 @@ def test_broken_constraints_are_learned():
     # the best lie at the bound
     assert shares[random] < 0.25
     assert shares[surrogate_nsga2] > 0.6
+
+
+def test_where_trials_fail_no_more_of_them_are_asked():
+    study = fresh(sampler_of(knowledge()))
+    for _ in range(36):
+        trial = study.ask(SPACE)
+        if trial.params["sparsity/0"] > 0.4:
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            study.tell(trial, measure(trial.params))
+    failed = [trial.state == TrialState.FAIL for trial in study.trials]
+    assert np.mean(failed[16:]) <= 0.15
+    # the bound itself is not shunned
+    assert max(trial.params["sparsity/0"] for trial in study.trials[16:]) >= 0.3
+
+
+def test_stopped_trials_do_not_make_up_for_complete_ones():
+    study = fresh(surrogate_nsga2(SPACE, 0, candidates=50, startup=6))
+    for number in range(9):
+        trial = study.ask(SPACE)
+        values = measure(trial.params)
+        trial.set_user_attr(RUNGS, [{"fraction": 0.5, "values": dict(zip(DIRECTIONS, values, strict=True))}])
+        if number < 4:
+            study.tell(trial, values)
+        else:
+            study.tell(trial, state=TrialState.PRUNED)
+    assert study.sampler._fitted is None
+    run(study, 4)
+    assert study.sampler._fitted is not None
 
 
 def test_what_runs_is_not_asked_again_nor_next_to_it():

@@ -8,8 +8,10 @@ from forgefront.search.observations import Observation
 from forgefront.search.samplers.evidence import Forecasts, gather, kept, levelled
 from forgefront.search.samplers.features import Features
 from forgefront.search.samplers.groups import group_variables
+from forgefront.search.samplers.landscape import Landscape
 from forgefront.search.samplers.proposals import Proposals
 from forgefront.search.samplers.unit_space import UnitSpace
+from forgefront.search.surrogate.models import Measured, fit_shape
 from forgefront.studies.conditions import Condition
 
 STAGES = (2, 3)
@@ -193,7 +195,8 @@ def test_evidence_knows_what_is_feasible_exact_and_broken():
     assert evidence.numbers == (0, 1, 2, 3)
     assert evidence.points == pytest.approx(np.array([UNIT.encode(one) for one in params]))
     assert evidence.feasible.tolist() == [False, False, False, True]
-    assert evidence.exact.tolist() == [False, True]
+    assert evidence.exact.tolist() == [[False, True]] * 4
+    assert evidence.complete.tolist() == [True, True, False, True]
     assert np.isnan(evidence.told[:, 0]).all()
     assert evidence.told[:, 1] == pytest.approx([0.3] * 4)
     assert list(evidence.constraints) == ["told", "free"]
@@ -211,3 +214,91 @@ def test_conditions_that_plans_settle_need_no_model():
     evidence = gather([observation(0, [1.0], params, violation=1.5)], [trial], UNIT, forecasts, {})
     assert list(evidence.constraints) == ["else"]
     assert forecasts.hopeless(params)
+
+
+def share(params):
+    return 1.0 - sum(params[name] for name in PLACES if name.startswith("sparsity")) / 5
+
+
+def told_by_some(*conditions):
+    """Plans with the choice "a" tell the number exactly; those of others are off by a constant."""
+
+    def forecast(params):
+        exact = params["choice"] == "a"
+        return {"macs": Forecast(share(params) + (0.0 if exact else 0.3), exact)}
+
+    return Forecasts(Knowledge({"macs": "minimize"}, PLACES, forecast, {}, conditions), ["macs"], np.ones(1))
+
+
+def tried(points, forecasts, bound=0.5):
+    params = [UNIT.decode(point) for point in points]
+    trials = [
+        create_trial(params=one, distributions=SPACE, value=share(one), constraints={"macs <= 0.5": share(one) - bound})
+        for one in params
+    ]
+    seen = [
+        observation(number, [share(one)], one, violation=max(0.0, share(one) - bound))
+        for number, one in enumerate(params)
+    ]
+    return gather(seen, trials, UNIT, forecasts, {})
+
+
+def choosing(points, *choices):
+    column = UNIT.names.index("choice")
+    return points[np.isin(points[:, column], [["a", "b", None].index(one) / 2 for one in choices])]
+
+
+def test_a_condition_that_only_some_plans_settle_keeps_its_model():
+    forecasts = told_by_some(Condition("macs", "<=", 0.5))
+    points = choosing(drawn(60), "a", "b")
+    told = choosing(points, "a")
+    assert list(tried(told, forecasts).constraints) == []
+    # whichever comes first
+    for order in (points, points[::-1]):
+        found = tried(order, forecasts)
+        assert list(found.constraints) == ["macs <= 0.5"]
+        assert len(found.constraints["macs <= 0.5"]) == len(points)
+    relative = told_by_some(Condition("macs", "<=", 0.5, "*"))
+    # without the control's number nothing is settled
+    assert relative.settled(UNIT.decode(told[0])) == set()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_candidates_whose_plan_tells_need_no_model_and_others_have_one(late):
+    forecasts = told_by_some()
+    features = Features(UNIT, GROUPS)
+    evidence = tried(choosing(drawn(80), *(["a"] if late else ["a", "b"])), forecasts)
+    assert evidence.exact.all() == late
+    asked = []
+
+    def model(index):
+        asked.append(index)
+        measured = Measured(
+            features(evidence.points), evidence.losses[:, 0], evidence.errors[:, 0], evidence.told[:, 0]
+        )
+        return fit_shape(measured, features.prior).given(measured)
+
+    models = [None if late else model(0)]
+    landscape = Landscape(UNIT, features, models, model, np.ones(1, dtype=bool), [], forecasts, tells=True)
+    exact = landscape.believe(choosing(drawn(40, 1), "a"))
+    assert asked == ([] if late else [0])
+    candidates = drawn(40, 1)
+    belief = landscape.believe(candidates)
+    assert asked == [0]
+    truth = np.array([share(UNIT.decode(point)) for point in candidates])
+    known = belief.exact[:, 0]
+    assert 0 < known.sum() < 40
+    assert belief.mean[known, 0] == pytest.approx(truth[known])
+    assert (belief.deviation[known] == 0.0).all()
+    assert (belief.deviation[~known] > 0.0).all()
+    losses = landscape.losses(belief)[:, 0]
+    assert losses[known] == pytest.approx(truth[known])
+    if not late:
+        # the estimates are 0.3 too high
+        assert np.abs(losses[~known] - truth[~known]).mean() < 0.1
+    # what was believed before there was a model is worth the same after
+    landscape.aim(np.random.default_rng(0), np.array([[0.6]]), np.array([1.0]), belief)
+    worth = landscape.improvement(belief)[known]
+    assert worth == pytest.approx(landscape.improvement(exact))
+    assert worth == pytest.approx(np.maximum(0.0, 0.6 - truth[known]), abs=0.02)
+    assert worth.max() > 0.1

@@ -6,17 +6,20 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from forgefront.search import trial_run
 from forgefront.search.engines.base import Standing, TrialRequest
 from forgefront.search.halving import in_smaller_batches
 from forgefront.search.run_folder import RunFolder
+from forgefront.search.rung_values import rung_values
 from forgefront.search.trial import TrialContext
 from forgefront.spaces.known import ladder
-from forgefront.studies.errors import InputError, RunError, TrialError
+from forgefront.studies.errors import DivergedError, InputError, RunError, TrialError
 from forgefront.studies.seeds import Seed
 from forgefront.trainers import checkpoint
 from forgefront.trainers.memory import is_out_of_memory
@@ -31,7 +34,7 @@ data = { name = "digits", train_images = 256, validation = { from = "train", cou
 model = { name = "digits-cnn", width = 8 }
 
 [training]
-steps = 40
+steps = 32
 batch_size = 32
 threads = 1
 
@@ -61,7 +64,7 @@ seeds = 2
 """
 SEARCH = """
 [search.early_stopping]
-rungs = [0.5, 0.75]
+rungs = [0.625, 0.875]
 keep = 0.5
 warm_up = 2
 images = 50
@@ -85,13 +88,22 @@ def control(tmp_path_factory):
 def run(control, tmp_path):
     """A function that makes a run with the control told, and more in its study file."""
 
-    def make(more: str = "", where: Path | None = None) -> TrialContext:
+    def make(more: str = "", where: Path | None = None, before: str = "") -> TrialContext:
         folder = (where or tmp_path) / "run"
         shutil.copytree(control, folder)
-        (folder / "study.toml").write_text(STUDY + more)
+        (folder / "study.toml").write_text(before + STUDY + more)
         return TrialContext(folder)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def plain(control, tmp_path_factory):
+    """Trial 5, that nothing happened to."""
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    shutil.copytree(control, folder)
+    context = TrialContext(folder)
+    return outcome(context), weights(context)
 
 
 def params(context, number=1):
@@ -105,7 +117,9 @@ def outcome(context, number=5, role="search", **options):
 def numbers(result):
     """What does not depend on the clock, nor on how the result came about."""
     history = [{key: value for key, value in row.items() if key != "seconds"} for row in result["history"]]
-    kept = {key: value for key, value in result.items() if key not in ("seconds", "history", "rungs", "repeats")}
+    kept = {
+        key: value for key, value in result.items() if key not in ("seconds", "history", "rungs", "repeats", "role")
+    }
     return json.loads(json.dumps({**kept, "history": history}))
 
 
@@ -125,14 +139,17 @@ def standing(*rungs):
 
 def test_a_trial_that_is_behind_is_stopped(run):
     context = run(SEARCH)
-    result = outcome(context, standing=standing([BEST] * 2 + [WORST], []))
+    result = outcome(context, standing=standing([BEST] * 2 + [WORST], []), halvings=1)
     assert result["state"] == "pruned"
-    assert result["reason"] == "stopped after 50 % of its training, behind others of 3 there"
+    assert result["reason"] == "stopped after 62.5 % of its training, behind others of 3 there"
     (rung,) = result["rungs"]
-    assert (rung["fraction"], rung["step"]) == (0.5, 20)
+    assert (rung["fraction"], rung["step"]) == (0.625, 20)
     assert set(rung["values"]) == set(BEST)
     assert rung["values"]["macs"] == context.knowledge.forecast(result["params"])["macs"].value
     assert "raw" not in result
+    assert "batch halved to 16 with accumulation over 2 (out of memory)" in result["deviations"]
+    assert [row["step"] for row in result["history"]] == [8, 16]
+    assert result["achieved"]["totals"]["macs"] == rung["values"]["macs"]
     assert context.folder.result(5) == result
 
 
@@ -146,42 +163,73 @@ def test_a_trial_that_is_behind_is_stopped(run):
     ],
     ids=["a seed", "too few to compare with", "ahead", "the first"],
 )
-def test_a_trial_that_goes_on_is_as_if_nobody_had_looked(run, tmp_path, role, rungs):
+def test_a_trial_that_goes_on_is_as_if_nobody_had_looked(run, plain, role, rungs):
     watched = run(SEARCH)
     result = outcome(watched, role=role, standing=standing(*rungs))
     assert result["state"] == "complete"
-    assert [rung["step"] for rung in result["rungs"]] == [20, 30]
-    plain = run(where=tmp_path / "plain")
-    unwatched = outcome(plain, role=role)
+    assert [rung["step"] for rung in result["rungs"]] == [20, 28]
+    unwatched, first = plain
     assert "rungs" not in unwatched
     assert numbers(unwatched) == numbers(result)
-    first, second = weights(plain), weights(watched)
+    second = weights(watched)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     # the rung after which all is at its final compression already
     assert result["rungs"][1]["values"]["macs"] == result["raw"]["macs"]["macs"]
 
 
-def test_the_control_is_never_compared(run):
-    context = run(SEARCH)
+def test_a_look_short_of_memory_takes_smaller_batches(run, monkeypatch):
+    looking = []
+
+    def watched(*arguments):
+        looking.append(True)
+        try:
+            return rung_values(*arguments)
+        finally:
+            looking.pop()
+
+    def hook(module, inputs):
+        if looking and len(inputs[0]) > 70:
+            torch.empty(2**50)
+
+    monkeypatch.setattr(trial_run, "rung_values", watched)
+    monkeypatch.setattr(digits_cnn, "digits_cnn", _watched(digits_cnn.digits_cnn, hook))
+    context = run(SEARCH.replace("rungs = [0.625, 0.875]", "rungs = [0.625]").replace("images = 50", "images = 100"))
+    result = outcome(context)
+    line = "measured in batches of 62 instead of 500 (out of memory)"
+    assert [rung["deviations"] for rung in result["rungs"]] == [[line]]
+    assert [one for one in result["deviations"] if "memory" in one] == [f"rung at 62.5 %: {line}"]
+    assert set(result["rungs"][0]["values"]) == set(BEST)
+
+
+def test_the_control_is_neither_compared_nor_repeated(run):
+    context = run("repeats = 2\n" + SEARCH)
     context.folder.discard(0)
     result = context(TrialRequest(0, {}, "control", standing([BEST] * 9, [BEST] * 9)), quiet).result
     assert result["state"] == "complete"
-    assert "rungs" not in result
+    assert not {"rungs", "repeats"} & {*result}
 
 
 def test_rungs_in_a_training_that_is_too_short_are_refused(run):
     context = run("\n[search.early_stopping]\nrungs = [0.25, 0.5]\n")
-    with pytest.raises(InputError, match=r"rungs` must leave at least 20 training steps .*; found 10 of 40"):
+    with pytest.raises(InputError, match=r"rungs` must leave at least 20 training steps .*; found 8 of 32"):
         context.problem()
-    assert run(SEARCH, context.folder.path / "other").problem().rungs == (0.5, 0.75)
+    assert run(SEARCH, context.folder.path / "other").problem().rungs == (0.625, 0.875)
 
 
 # repeats
 
 
-@pytest.mark.parametrize(("front", "trainings"), [([], 2), ([WORST], 2), ([WORST, BEST], 0)])
-def test_a_candidate_of_the_front_is_trained_again(run, front, trainings):
-    context = run("repeats = 3\n")
+@pytest.mark.parametrize(
+    ("front", "condition", "trainings"),
+    [
+        ([WORST], "macs <= control", 2),
+        ([WORST, BEST], "macs <= control", 0),
+        ([], "macs <= control * 0.01", 0),
+        ([], "accuracy_nothing >= 0", 0),
+    ],
+)
+def test_a_feasible_candidate_of_the_front_is_trained_again(run, front, condition, trainings):
+    context = run("repeats = 3\n", before=f'constraints = ["{condition}"]\n')
     result = outcome(context, standing=Standing(front=tuple(front)))
     raws = [result["raw"], *result.get("repeats", [])]
     assert len(raws) == 1 + trainings
@@ -191,10 +239,47 @@ def test_a_candidate_of_the_front_is_trained_again(run, front, trainings):
     assert context.candidate(5).plan.to_dict() == result["plan"]
 
 
+def test_a_repeat_that_fails_costs_that_repeat_alone(run, monkeypatch):
+    make = TrialContext.make
+
+    def made(self, plan, seed, folder, *arguments, **options):
+        if folder.name == "repeat-1":
+            raise DivergedError("the loss became nan")
+        if folder.name == "repeat-2":
+            options["halvings"] = 1
+        return make(self, plan, seed, folder, *arguments, **options)
+
+    monkeypatch.setattr(TrialContext, "make", made)
+    context = run("repeats = 3\n")
+    result = outcome(context)
+    assert (result["state"], len(result["repeats"])) == ("complete", 1)
+    assert [one for one in result["deviations"] if one.startswith("repeat")] == [
+        "repeat 1 failed: the loss became nan",
+        "repeat 2: batch halved to 16 with accumulation over 2 (out of memory)",
+    ]
+    assert not any(entry.is_dir() for entry in context.folder.trial(5).iterdir())
+
+
+# the control's files
+
+
+@pytest.mark.parametrize("name", ["packed.safetensors", "latent.safetensors", "model.onnx", "result.json"])
+def test_a_trial_without_its_control_has_no_result(run, name):
+    context = run()
+    file = context.folder.trial(0) / name
+    content = file.read_bytes()
+    file.write_bytes(b"")
+    with pytest.raises(RunError, match="must hold the control's files"):
+        outcome(context)
+    assert [entry.name for entry in context.folder.trials.iterdir()] == ["0"]
+    file.write_bytes(content)
+    context.control_artefacts()
+
+
 # killed in training
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from forgefront.search.engines.base import TrialRequest
 from forgefront.search.trial import TrialContext
@@ -203,14 +288,15 @@ from forgefront.trainers import checkpoint
 checkpoint.SECONDS = 0.0
 def report(progress):
     if progress.step >= 30:
+        time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
 context = TrialContext(Path(sys.argv[1]))
 context(TrialRequest(5, ladder(context.space, 3)[1]), report)
 """
 
 
-def test_a_trial_killed_in_training_goes_on_from_its_last_epoch(run, tmp_path, monkeypatch):
-    context, whole = run(SEARCH), run(SEARCH, tmp_path / "whole")
+def test_a_trial_killed_in_training_goes_on_from_its_last_epoch(run, plain, monkeypatch):
+    context = run(SEARCH)
     program = [sys.executable, "-c", KILLED, str(context.folder.path)]
     assert subprocess.run(program, check=False).returncode == -9
     assert [path.name for path in context.folder.checkpoints.iterdir()] == ["5.pt"]
@@ -218,14 +304,23 @@ def test_a_trial_killed_in_training_goes_on_from_its_last_epoch(run, tmp_path, m
     context.folder.discard(5)
     seen = []
     monkeypatch.setattr(checkpoint, "SECONDS", 0.0)
+    before = checkpoint_seconds(context.folder.checkpoint(5))
+    assert before > 0.0
+    started = time.perf_counter()
     resumed = context(TrialRequest(5, params(context)), seen.append).result
+    # both lives, but for what the first one did after its last checkpoint
+    assert before < resumed["seconds"] < before + time.perf_counter() - started
     assert seen[0].epoch == 4
-    expected = outcome(whole)
+    expected, first = plain
     assert numbers(resumed) == numbers(expected)
-    assert resumed["rungs"] == expected["rungs"]
-    first, second = weights(context), weights(whole)
+    assert [rung["step"] for rung in resumed["rungs"]] == [20, 28]
+    second = weights(context)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     assert list(context.folder.checkpoints.iterdir()) == []
+
+
+def checkpoint_seconds(path):
+    return torch.load(path, weights_only=True)["seconds"]
 
 
 # memory
@@ -241,14 +336,14 @@ def hungry(most):
     return hook
 
 
-@pytest.mark.parametrize(("most", "parts"), [(32, 1), (16, 2), (5, 8)])
+@pytest.mark.parametrize(("most", "parts"), [(16, 2), (5, 8)])
 def test_a_training_short_of_memory_takes_smaller_batches(run, monkeypatch, most, parts):
     monkeypatch.setattr(digits_cnn, "digits_cnn", _watched(digits_cnn.digits_cnn, hungry(most)))
     result = outcome(run())
     assert result["state"] == "complete"
     line = f"batch halved to {32 // parts} with accumulation over {parts} (out of memory)"
-    assert [one for one in result["deviations"] if "memory" in one] == ([line] if parts > 1 else [])
-    assert result["history"][-1]["step"] == 40
+    assert [one for one in result["deviations"] if "memory" in one] == [line]
+    assert result["history"][-1]["step"] == 32
 
 
 def test_a_training_that_no_batch_is_small_enough_for_fails(run, monkeypatch):
@@ -264,14 +359,13 @@ def test_a_measurement_short_of_memory_takes_smaller_batches(run):
             bytearray(2**60)
 
     context = run()
-    first = outcome(context, 6)
-    candidate = context.candidate(6)
+    candidate = context.candidate(0)
     candidate.model.register_forward_pre_hook(hook)
-    found = context.artefacts(6, candidate)
+    found = context.artefacts(0, candidate)
     subject = context.subject(candidate, found, context.control_artefacts(), seed=Seed(0), split="validation")
     raw, deviations = context.measured(subject)
     assert deviations == ["measured in batches of 62 instead of 500 (out of memory)"]
-    assert raw["accuracy"] == first["raw"]["accuracy"]
+    assert raw["accuracy"] == context.control_raw()["accuracy"]
 
 
 def _watched(build, hook):

@@ -35,7 +35,7 @@ def processes(tmp_path):
 
 
 @pytest.mark.parametrize("number", [2, 3])
-def test_a_trial_that_hangs_is_ended_and_the_worker_replaced(processes, number):
+def test_a_trial_that_hangs_is_ended_and_the_worker_replaced(tmp_path, processes, number):
     engine = processes(1, "trouble:HangingRunner", timeout=4.0)
     engine.submit(TrialRequest(1, PARAMS))
     collect(engine, 1)
@@ -46,7 +46,9 @@ def test_a_trial_that_hangs_is_ended_and_the_worker_replaced(processes, number):
     assert 4.0 <= time.monotonic() - started < 20.0
     assert outcome.result["state"] == "failed"
     assert outcome.result["reason"] == "it ran longer than `search.trial_timeout` (4 s)"
+    assert outcome.result["seconds"] >= 4.0
     assert not alive(pid)
+    assert not list(RunFolder(tmp_path).trials.glob(f"{number}*"))
     engine.submit(TrialRequest(5, PARAMS))
     assert collect(engine, 1)[0][0].result["state"] == "complete"
 
@@ -65,9 +67,12 @@ def test_a_clock_that_jumps_ends_nothing(processes, monkeypatch):
 
 
 def test_only_a_kill_for_want_of_memory_halves_the_batch(tmp_path, processes, monkeypatch):
-    counter = tmp_path / "memory.events"
+    counter, machine = tmp_path / "memory.events", tmp_path / "vmstat"
     counter.write_text("oom 0\noom_kill 0\n")
-    monkeypatch.setattr(counting, "COUNTERS", (tmp_path / "absent", counter))
+    # others on the machine are killed all the time
+    machine.write_text("oom_kill 900\n")
+    monkeypatch.setattr(counting, "counters", lambda groups: [tmp_path / "absent", counter])
+    monkeypatch.setattr(counting, "MACHINE", machine)
     monkeypatch.setenv("MEMORY_KILLS", str(counter))
     engine = processes(1, "trouble:HungryRunner")
     for number, halvings in ((2, 1), (3, 0), (4, 0)):
@@ -77,9 +82,40 @@ def test_only_a_kill_for_want_of_memory_halves_the_batch(tmp_path, processes, mo
         assert outcome.result["halvings"] == halvings
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"own": "low 0\noom_kill 3\n", "root": "oom_kill 5\n", "machine": "oom_kill 900\n"}, 3),
+        ({"root": "oom_kill_disable 0\noom_kill 5\n", "machine": "oom_kill 900\n"}, 5),
+        # an old kernel's, without a count
+        ({"own": "oom_kill_disable 0\n", "machine": "oom_kill 900\n"}, 900),
+        ({}, 0),
+    ],
+)
+def test_the_own_group_counts_before_the_machine(tmp_path, monkeypatch, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(counting, "counters", lambda groups: [tmp_path / "own", tmp_path / "root"])
+    monkeypatch.setattr(counting, "MACHINE", tmp_path / "machine")
+    assert counting.memory_kills() == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ("0::/user.slice/session\n", ["user.slice/session/memory.events", "memory.events"]),
+        ("0::/\n", ["memory.events", "memory.events"]),
+        ("5:devices:/x\n4:cpu,memory:/job\n", ["memory/job/memory.oom_control", "memory/memory.oom_control"]),
+        ("", []),
+    ],
+)
+def test_where_a_group_counts(groups, expected):
+    assert counting.counters(groups, Path("/groups")) == [Path("/groups", path) for path in expected]
+
+
 def test_the_kernel_is_asked_here_too():
     assert counting.memory_kills() >= 0
-    assert any(path.exists() for path in counting.COUNTERS) or not Path("/proc").exists()
+    assert counting.MACHINE.exists() or not Path("/proc/self").exists()
 
 
 @pytest.mark.parametrize("processes_too", [False, True])

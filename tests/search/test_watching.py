@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from forgefront import load_run
 from forgefront.search.display import Watcher, duration, open_display
 from forgefront.search.events import Preparing, StudyFinished, StudyStarted, TrialFinished, TrialProgress, TrialStarted
+from forgefront.search.plot import draw_trials
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.status import describe
 from forgefront.search.tables import render
@@ -160,3 +162,22 @@ def test_the_front_is_drawn(finished_run: Path, tmp_path: Path, ending: str) -> 
     file = tmp_path / f"front.{ending}"
     load_run(finished_run).plot_front(file)
     assert file.stat().st_size > 5000
+
+
+@pytest.mark.parametrize("feasible", [True, False])
+def test_what_breaks_a_constraint_is_not_drawn_as_dominated(feasible: bool) -> None:
+    trials = pd.DataFrame(
+        [
+            (0, "control", True, False, 0.9, 9.0),
+            (1, "search", True, True, 0.8, 1.0),
+            (2, "search", True, False, 0.7, 2.0),
+            (3, "search", feasible, False, 0.95, 3.0),
+        ],
+        columns=["number", "role", "feasible", "on_front", "accuracy", "size"],
+    )
+    axes = Figure().add_subplot()
+    draw_trials(axes, trials, "accuracy", "size")
+    drawn = {group.get_label(): group.get_offsets().tolist() for group in axes.collections}
+    expected = {"front": [[0.8, 1.0]], "dense control": [[0.9, 9.0]]}
+    expected |= {"dominated": [[0.7, 2.0], [0.95, 3.0]]} if feasible else {"dominated": [[0.7, 2.0]]}
+    assert drawn == expected | ({} if feasible else {"breaks a constraint": [[0.95, 3.0]]})

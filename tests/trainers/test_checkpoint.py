@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import errno
 import os
+import time
 from functools import cache
 from pathlib import Path
 
@@ -36,22 +37,26 @@ def everywhere(layer: LayerPlan, *names: str) -> dict[str, LayerPlan]:
 PLANS = {
     "dense": {},
     "weights": everywhere(LayerPlan(Pruning(0.6))),
-    "filters": everywhere(LayerPlan(Pruning(0.5, "filter"))),
-    "filters and weights": {**everywhere(LayerPlan(Pruning(0.5, "filter")), CONV), STRIDED: LayerPlan(Pruning(0.5))},
-    "2:4": everywhere(LayerPlan(Pruning(0.5, "2:4"), None, AWARE)),
     "global weights": everywhere(LayerPlan(Pruning(0.6, scope="global"))),
     "global filters": everywhere(LayerPlan(Pruning(0.4, "filter", scope="global"))),
     "learned weights": everywhere(LayerPlan(Pruning(0.0, **LEARNED))),
     "learned filters": everywhere(LayerPlan(Pruning(0.0, "filter", **LEARNED))),
-    "clusters": everywhere(LayerPlan(Pruning(0.5), Clustering(6), Quantization("aware", 8, 8))),
-    "clusters by channel": everywhere(LayerPlan(None, Clustering(4, per="channel"))),
-    "learned scales": everywhere(LayerPlan(None, None, Quantization("aware", 3, 4, "learned"))),
-    "after training": everywhere(LayerPlan(None, None, Quantization("post", 8, 8))),
+    "one of each": {
+        CONV: LayerPlan(Pruning(0.5, "2:4"), None, AWARE),
+        STRIDED: LayerPlan(None, Clustering(4, per="channel")),
+        LAST: LayerPlan(None, None, Quantization("post", 8, 8)),
+    },
+    "several of each": {
+        CONV: LayerPlan(Pruning(0.5), Clustering(6), Quantization("aware", 8, 8)),
+        LAST: LayerPlan(None, None, Quantization("aware", 3, 4, "learned")),
+    },
     "everything": {
         CONV: LayerPlan(Pruning(0.5, "filter"), Clustering(8), Quantization("aware", 4, 4, "learned")),
         STRIDED: LayerPlan(Pruning(0.5), Clustering(8), AWARE),
     },
 }
+# the others are within these
+COMPRESSORS = [name for name in PLANS if name not in ("dense", "weights")]
 RECIPES = {
     "standard": Recipe(),
     "naturalistic": Recipe(regime="naturalistic", augmentation_strength=0.7),
@@ -135,7 +140,7 @@ def interrupted(path: Path, *arguments, epochs=(2, 3), **options):
     return end
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", COMPRESSORS)
 def test_every_compressor_goes_on_where_it_was(tmp_path, name):
     arguments = task_of("standard", ()), Recipe(), PLANS[name]
     # before the masks' end, which lies in the second epoch, and after it
@@ -169,11 +174,49 @@ def test_a_batch_in_parts_goes_on_where_it_was(tmp_path):
     assert same(interrupted(tmp_path / "one.pt", *arguments, halvings=2, epochs=(2,)), train(*arguments, halvings=2))
 
 
+@pytest.mark.parametrize("kept", [1, 2])
+def test_a_training_killed_in_smaller_batches_goes_on_in_those(tmp_path, kept):
+    """Memory was short in its first life, which only its checkpoint knows."""
+    path = tmp_path / "one.pt"
+    arguments = task_of("standard", ()), Recipe(), PLANS["weights"]
+    if kept == 2:
+        # the guard takes its images in parts too
+        arguments = task_of("adversarial", (("overfitting_guard", True),)), RECIPES["adversarial"], PLANS["weights"]
+    with pytest.raises(Killed):
+        train(*arguments, halvings=kept, checkpoints=Checkpoints(path, every=0.0), on_progress=killed_in(3))
+    started, expected = [], train(*arguments, halvings=2)
+    checkpoints = Checkpoints(path, every=1e9)
+    # 2 parts are of no use where 4 have been found to be needed
+    end = train(
+        *arguments, halvings=0 if kept == 2 else 2, checkpoints=checkpoints,
+        on_progress=lambda one: started.append(one.epoch),
+    )  # fmt: skip
+    assert started[0] == (3 if kept == 2 else 1)
+    assert same(end, expected)
+
+
+def test_a_checkpoint_counts_the_seconds_of_every_life(tmp_path):
+    first = Checkpoints(tmp_path / "one.pt")
+    time.sleep(0.05)
+    first.save("x", {})
+    assert first.load("x") == {}
+    assert first.seconds_before == 0.0
+    second = Checkpoints(tmp_path / "one.pt")
+    assert second.load("another") is None
+    assert second.seconds_before == 0.0
+    second.load("x")
+    assert second.seconds_before >= 0.05
+    second.save("x", {})
+    third = Checkpoints(tmp_path / "one.pt")
+    third.load("x")
+    assert third.seconds_before > second.seconds_before
+
+
 @pytest.mark.parametrize("what", ["halved", "damaged", "empty", "of another plan", "of another seed", "a folder"])
 def test_what_cannot_be_used_is_passed_over(tmp_path, what):
     path = tmp_path / "one.pt"
     arguments = task_of("standard", ()), Recipe(), PLANS["weights"]
-    plan = PLANS["filters"] if what == "of another plan" else PLANS["weights"]
+    plan = PLANS["global filters"] if what == "of another plan" else PLANS["weights"]
     other = task_of("standard", ()), Recipe(), plan
     seed = int(what == "of another seed")
     with pytest.raises(Killed):
@@ -228,7 +271,6 @@ def test_short_trainings_write_none(tmp_path):
         ("standard", "dense"),
         ("standard", "learned filters"),
         ("standard", "global filters"),
-        ("naturalistic", "learned scales"),
         ("adversarial", "everything"),
     ],
 )
@@ -268,9 +310,11 @@ def test_a_stop_ends_the_training_with_what_was_recorded():
     with pytest.raises(StoppedError, match="behind") as found:
         train(
             task_of("standard", ()), Recipe(), {},
-            rungs=Rungs((0.25, 0.5, 0.75), look), on_progress=lambda one: seen.append(one.step),
+            rungs=Rungs((0.25, 0.5, 0.75), look), halvings=1, on_progress=lambda one: seen.append(one.step),
         )  # fmt: skip
     assert found.value.rungs == [{"step": 6}, {"step": 12}]
+    assert [row["step"] for row in found.value.history] == [8]
+    assert found.value.deviations == ["batch halved to 8 with accumulation over 2 (out of memory)"]
     assert max(seen) <= 12
 
 

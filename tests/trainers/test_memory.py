@@ -8,7 +8,7 @@ from torch import nn
 
 from forgefront.compression.attach import attach
 from forgefront.spaces.layers import inspect_layers
-from forgefront.spaces.plan import LayerPlan, Pruning, Recipe, TrialPlan
+from forgefront.spaces.plan import LayerPlan, Pruning, Quantization, Recipe, TrialPlan
 from forgefront.studies.schema import Study
 from forgefront.studies.seeds import Seed
 from forgefront.trainers.fit import fit
@@ -36,6 +36,9 @@ def test_every_image_is_in_one_part_with_its_views(count, parts, views):
             assert torch.equal(part.views, torch.cat([part.images + 100 * view for view in (1, 2)]))
 
 
+PRUNED = LayerPlan(Pruning(0.5))
+
+
 def task_of(regime="standard", **training):
     return ClassificationTask(
         Study.model_validate(
@@ -54,13 +57,13 @@ def task_of(regime="standard", **training):
     )
 
 
-def trained(task, recipe, halvings):
+def trained(task, recipe, halvings, layer=PRUNED):
     """The weights after four steps of a network without batch norm."""
     model = task.starting_model(Seed(0))
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
             model.set_submodule(name, nn.Identity())
-    plan = TrialPlan({"network.stage2.dense.conv": LayerPlan(Pruning(0.5))})
+    plan = TrialPlan({"network.stage2.dense.conv": layer})
     layers = inspect_layers(model, task.input_shape)
     attached = attach(model, plan, layers, task.example, seed=Seed(0))
     result = fit(task, attached, recipe, task.study.training, seed=Seed(0), halvings=halvings)
@@ -85,6 +88,19 @@ def test_gradients_of_parts_add_up(recipe, training):
     assert not torch.equal(whole, parts)
     assert result.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=1e-4)
     assert result.history[-1]["train_accuracy"] == plain.history[-1]["train_accuracy"]
+
+
+def test_ranges_of_outputs_follow_the_parts():
+    """An aware-quantized plan in parts is trained like one without, though its observers see other batches."""
+    layer = LayerPlan(Pruning(0.5), None, Quantization("aware", 8, 8))
+    whole, plain = trained(task_of(), Recipe(), 0, layer)
+    parts, result = trained(task_of(), Recipe(), 2, layer)
+    assert result.deviations == ["batch halved to 8 with accumulation over 4 (out of memory)"]
+    assert result.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=0.05)
+    assert result.history[-1]["sparsity"] == plain.history[-1]["sparsity"]
+    assert torch.nn.functional.cosine_similarity(whole, parts, dim=0) > 0.999
+    # what no plan without observers shows
+    assert not torch.allclose(whole, parts, atol=2e-5)
 
 
 def test_the_guard_looks_at_the_same_images_in_parts():
