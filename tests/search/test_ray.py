@@ -104,6 +104,16 @@ def test_a_trial_that_hangs_is_ended(cluster, tmp_path):
     engine.stop()
     assert outcomes[0].result["state"] == "failed"
     assert "search.trial_timeout" in outcomes[0].result["reason"]
+    assert outcomes[0].result["seconds"] >= 1.0
+    # what the actor was writing
+    assert list(RunFolder(tmp_path).trials.iterdir()) == []
+
+
+def test_a_full_disk_stops_the_run_and_fails_no_trial(cluster, tmp_path):
+    engine = RayEngine(tmp_path, 1, runner="trouble:FullDiskRunner")
+    with pytest.raises(RunError, match="must be writable"):
+        coordinator(tmp_path, 4, engine).run()
+    assert [trial.state for trial in trials_of(tmp_path)] == [TrialState.COMPLETE] * 2 + [TrialState.RUNNING]
 
 
 class HangingRunner(analytic.Runner):

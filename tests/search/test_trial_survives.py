@@ -14,15 +14,13 @@ import torch
 
 from forgefront.search import trial_run
 from forgefront.search.engines.base import Standing, TrialRequest
-from forgefront.search.halving import in_smaller_batches
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.rung_values import rung_values
 from forgefront.search.trial import TrialContext
 from forgefront.spaces.known import ladder
-from forgefront.studies.errors import DivergedError, InputError, RunError, TrialError
+from forgefront.studies.errors import DivergedError, InputError, RunError
 from forgefront.studies.seeds import Seed
 from forgefront.trainers import checkpoint
-from forgefront.trainers.memory import is_out_of_memory
 from forgefront.trainers.models import digits_cnn
 
 STUDY = """
@@ -375,33 +373,6 @@ def _watched(build, hook):
         return model
 
     return built
-
-
-@pytest.mark.parametrize("halvings", [0, 1, 3, 9])
-def test_halving_begins_where_it_is_told_to_and_ends(halvings):
-    tried = []
-
-    def attempt(now):
-        tried.append(now)
-        return bytearray(2**62)
-
-    with pytest.raises(TrialError, match="also with batches of 8 instead of 64"):
-        in_smaller_batches(attempt, 64, halvings=halvings)
-    assert tried == list(range(min(halvings, 3), 4))
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
-        (MemoryError(), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
-        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-        (ValueError("out of memory"), False),
-    ],
-)
-def test_what_counts_as_short_of_memory(error, expected):
-    assert is_out_of_memory(error) is expected
 
 
 # the disk
