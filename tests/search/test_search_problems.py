@@ -29,7 +29,7 @@ FROZEN = {
     "compression-10": "02b3816b32cb",
     "dtlz2": "9725e30abe30",
     "wfg4": "8a1c1d53ba5b",
-    "digits": "1bb000a8b94e",
+    "digits": "12a8d4c4714c",
 }
 NAMES = [*FROZEN, "compression-1"]
 
