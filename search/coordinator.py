@@ -12,9 +12,9 @@ from optuna.samplers import BaseSampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from ..studies.errors import RunError
+from ..studies.errors import InputError, RunError
 from .disk import disk_fails
-from .engines.base import Engine, TrialOutcome, TrialProgress, TrialRequest
+from .engines.base import Engine, TrialOutcome, TrialProgress, TrialRequest, takes_timeout
 from .events import Event, Preparing, StudyFinished, StudyStarted, TrialStarted
 from .interrupts import Interrupts
 from .lock import Held, coordinator_lock
@@ -254,6 +254,9 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
     name = search.engine or ("serial" if alone else "processes")
     make = bind("engine", name, search.engine_options, "search.engine_options")
     limit = {} if search.trial_timeout is None else {"timeout": search.trial_timeout}
+    if limit and not takes_timeout(make):
+        rule = "`search.engine` must take `timeout` where `search.trial_timeout` is set"
+        raise InputError(f"{rule}; found {name!r}, which does not.")
     engine: Engine = make(folder.path, search.workers, **limit)
     if isinstance(engine, SerialEngine):
         engine.runner = context

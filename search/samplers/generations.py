@@ -220,15 +220,18 @@ def by_rung(study: Study, trials: list[FrozenTrial]) -> list[FrozenTrial]:
     names = study.metric_names or [str(index) for index in range(len(study.directions))]
     signs = [-1.0 if way.name == "MAXIMIZE" else 1.0 for way in study.directions]
     rungs: list[Mapping[str, Any]] = [max(trial.user_attrs.get(RUNGS) or [{}], key=_fraction) for trial in trials]
+
+    def loss(sign: float, rung: Mapping[str, Any], name: str) -> float:
+        value = rung.get("values", {}).get(name, np.nan)
+        # None is what was measured and is no number: worse than anything
+        return np.inf if value is None else sign * value
+
     losses = np.array(
-        [
-            [sign * rung.get("values", {}).get(name, np.nan) for sign, name in zip(signs, names, strict=True)]
-            for rung in rungs
-        ]
+        [[loss(sign, rung, name) for sign, name in zip(signs, names, strict=True)] for rung in rungs]
     ).reshape(len(trials), len(names))
 
     def dominators(index: int) -> int:
-        known = np.isfinite(losses[index])
+        known = ~np.isnan(losses[index])
         rivals = [other for other in range(len(trials)) if _fraction(rungs[other]) == _fraction(rungs[index])]
         # what a rung does not measure is NaN for all of them, and decides nothing
         others = losses[np.ix_(np.array(rivals), np.flatnonzero(known))]
