@@ -244,10 +244,10 @@ def coordinator_for(folder: RunFolder, study: Study) -> Coordinator:
     from ..studies.registry import bind
     from .engines.serial import SerialEngine
     from .parts import preparation, sampler_for
-    from .trial import TrialContext
+    from .trial_run import Trials
 
     search = study.search
-    context = TrialContext(folder.path, search.workers, study)
+    context = Trials(folder.path, search.workers, study)
     problem = context.problem()
     # a process cannot end itself
     alone = search.workers == 1 and search.trial_timeout is None

@@ -33,7 +33,7 @@ from ..trainers.fit import FitResult, Progress, fit, training_steps
 from ..trainers.rungs import Rungs, check_rungs
 from ..trainers.tasks.base import SplitName, Task, to_float
 from .cost import cost_inputs, needs_cost_table, read_cost_table
-from .engines.base import Report, TrialOutcome, TrialRequest, threads_per_worker
+from .engines.base import TrialRequest, threads_per_worker
 from .fingerprint import compare, fingerprint
 from .halving import in_smaller_batches, measured_in_smaller_batches
 from .knowledge import Knowledge
@@ -41,7 +41,6 @@ from .problem import CONTROL, Problem
 from .run_folder import RunFolder
 from .rung_values import rung_deviations
 from .study_knowledge import study_knowledge
-from .trial_run import TrialRun
 
 if TYPE_CHECKING:
     from ..studies.schema import Study
@@ -86,7 +85,7 @@ class Made:
 
 
 class TrialContext:
-    """All that trials of a study share in one process, each part built when first needed; call it to run a trial.
+    """All that trials of a study share in one process, each part built when first needed; `trial_run.Trials` runs them.
 
     Args:
         run_folder: The run's folder.
@@ -232,16 +231,6 @@ class TrialContext:
     def plan(self, request: TrialRequest) -> TrialPlan:
         """The plan that a request means."""
         return self.space.control() if request.role == "control" else self.space.decode(request.params)
-
-    def __call__(self, request: TrialRequest, report: Report) -> TrialOutcome:
-        """Run one trial and publish its folder, result.json last; a failure is a result too.
-
-        Raises:
-            RunError: The disk is full or fails, or the control's files cannot be used. The trial has no result then,
-                and can run again.
-        """
-        torch.set_num_threads(self.threads)
-        return TrialRun(self, request, report).outcome()
 
     def control_raw(self) -> Mapping[str, Any]:
         """The control's raw numbers by metric.

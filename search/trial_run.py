@@ -11,7 +11,9 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from ..compression.attach import Attached
 from ..compression.bake import bake
@@ -30,11 +32,9 @@ from .feasibility import meets, score_numbers
 from .halving import measured_in_smaller_batches
 from .problem import CONTROL
 from .rung_values import FewImages, NotExported, rung_deviations, rung_values
+from .trial import TrialContext
 
-if TYPE_CHECKING:
-    from .trial import TrialContext
-
-__all__ = ["TrialRun"]
+__all__ = ["TrialRun", "Trials"]
 
 
 class _ControlUnusableError(RunError):
@@ -47,6 +47,20 @@ class _Control:
 
     artefacts: Mapping[str, Artefact]
     raw: Mapping[str, Any]
+
+
+class Trials(TrialContext):
+    """A study's real trials in this process: what they share, and called, one of them."""
+
+    def __call__(self, request: TrialRequest, report: Report) -> TrialOutcome:
+        """Run one trial and publish its folder, result.json last; a failure is a result too.
+
+        Raises:
+            RunError: The disk is full or fails, or the control's files cannot be used. The trial has no result then,
+                and can run again.
+        """
+        torch.set_num_threads(self.threads)
+        return TrialRun(self, request, report).outcome()
 
 
 class TrialRun:

@@ -25,7 +25,7 @@ __all__ = [
     "threads_per_worker",
 ]
 
-REAL_TRIALS = "forgefront.search.trial:TrialContext"
+REAL_TRIALS = "forgefront.search.trial_run:Trials"
 """What engines run unless told otherwise."""
 
 

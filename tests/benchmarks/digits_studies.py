@@ -33,7 +33,7 @@ from forgefront.search.record import REFERENCE
 from forgefront.search.run import load_run
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.stopping import StopRules
-from forgefront.search.trial import TrialContext
+from forgefront.search.trial_run import Trials
 from forgefront.studies.errors import RunError
 from forgefront.studies.load import load_study, study_to_toml
 from forgefront.studies.registry import bind
@@ -78,7 +78,7 @@ def trajectory(folder: Path, name: str, seed: int, trials: int) -> list[float]:
     search = f'search={{sampler="random", seeds={SEEDS}, trials={trials}}}'
     study = load_study("digits", overrides=[*STUDY, search, f"study.seed={seed}"])
     run = RunFolder.create(path, study_to_toml(study))
-    context = TrialContext(path, 1, study)
+    context = Trials(path, 1, study)
     problem = context.problem()
     engine = SerialEngine(path)
     engine.runner = context

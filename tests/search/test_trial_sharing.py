@@ -13,7 +13,7 @@ import pytest
 from forgefront.compression.targets import exclusive
 from forgefront.search.engines.base import TrialRequest
 from forgefront.search.run_folder import RunFolder
-from forgefront.search.trial import TrialContext
+from forgefront.search.trial_run import Trials
 from forgefront.studies.errors import DeviceBusyError
 from forgefront.studies.load import load_study
 
@@ -79,7 +79,7 @@ def locks(tmp_path, monkeypatch):
 def context(tmp_path):
     (tmp_path / "study.toml").write_text(STUDY)
     folder = RunFolder.create(tmp_path / "run", STUDY)
-    return TrialContext(folder.path, 1, load_study(tmp_path / "study.toml"))
+    return Trials(folder.path, 1, load_study(tmp_path / "study.toml"))
 
 
 class Account:

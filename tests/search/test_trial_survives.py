@@ -16,7 +16,7 @@ from forgefront.search import trial_run
 from forgefront.search.engines.base import Standing, TrialRequest
 from forgefront.search.run_folder import RunFolder
 from forgefront.search.rung_values import rung_values
-from forgefront.search.trial import TrialContext
+from forgefront.search.trial_run import Trials
 from forgefront.spaces.known import ladder
 from forgefront.studies.errors import DivergedError, InputError, RunError
 from forgefront.studies.seeds import Seed
@@ -78,7 +78,7 @@ def control(tmp_path_factory):
     """A run folder whose control has finished."""
     folder = tmp_path_factory.mktemp("control")
     RunFolder.create(folder, STUDY)
-    assert TrialContext(folder)(TrialRequest(0, {}, "control"), quiet).result["state"] == "complete"
+    assert Trials(folder)(TrialRequest(0, {}, "control"), quiet).result["state"] == "complete"
     return folder
 
 
@@ -86,11 +86,11 @@ def control(tmp_path_factory):
 def run(control, tmp_path):
     """A function that makes a run with the control told, and more in its study file."""
 
-    def make(more: str = "", where: Path | None = None, before: str = "") -> TrialContext:
+    def make(more: str = "", where: Path | None = None, before: str = "") -> Trials:
         folder = (where or tmp_path) / "run"
         shutil.copytree(control, folder)
         (folder / "study.toml").write_text(before + STUDY + more)
-        return TrialContext(folder)
+        return Trials(folder)
 
     return make
 
@@ -100,7 +100,7 @@ def plain(control, tmp_path_factory):
     """Trial 5, that nothing happened to."""
     folder = tmp_path_factory.mktemp("plain") / "run"
     shutil.copytree(control, folder)
-    context = TrialContext(folder)
+    context = Trials(folder)
     return outcome(context), weights(context)
 
 
@@ -236,7 +236,7 @@ def test_a_feasible_candidate_of_the_front_is_trained_again(run, front, conditio
 
 
 def test_a_repeat_that_fails_costs_that_repeat_alone(run, monkeypatch):
-    make = TrialContext.make
+    make = Trials.make
 
     def made(self, plan, seed, folder, *arguments, **options):
         if folder.name == "repeat-1":
@@ -245,7 +245,7 @@ def test_a_repeat_that_fails_costs_that_repeat_alone(run, monkeypatch):
             options["halvings"] = 1
         return make(self, plan, seed, folder, *arguments, **options)
 
-    monkeypatch.setattr(TrialContext, "make", made)
+    monkeypatch.setattr(Trials, "make", made)
     context = run("repeats = 3\n")
     result = outcome(context)
     assert (result["state"], len(result["repeats"])) == ("complete", 1)
@@ -278,7 +278,7 @@ KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from forgefront.search.engines.base import TrialRequest
-from forgefront.search.trial import TrialContext
+from forgefront.search.trial_run import Trials
 from forgefront.spaces.known import ladder
 from forgefront.trainers import checkpoint
 checkpoint.SECONDS = 0.0
@@ -286,7 +286,7 @@ def report(progress):
     if progress.step >= 30:
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
-context = TrialContext(Path(sys.argv[1]))
+context = Trials(Path(sys.argv[1]))
 context(TrialRequest(5, ladder(context.space, 3)[1]), report)
 """
 
