@@ -41,10 +41,12 @@ from forgefront.studies.registry import bind
 SAMPLERS = ("surrogate-nsga2", "optuna-nsga2", "optuna-tpe-multivariate")
 MARKS = (20, 30, 40, 50, 60)
 STUDY = (
-    "training.epochs=4",
+    "training.epochs=6",
     "training.threads=1",
-    "task.data.train_images=1000",
-    'objectives=[{name="accuracy"}, {name="mce", severities=[3], images=150}, {name="compression_ratio"}, {name="macs"}]',
+    # at severity 5, where the control errs often enough for a ratio of errors to mean something
+    'objectives=[{name="accuracy"}, {name="mce", severities=[5], images=300, '
+    'corruptions=["motion_blur", "snow", "frost", "fog", "brightness", "contrast"]}, '
+    '{name="compression_ratio"}, {name="macs"}]',
     "metrics=[]",
 )
 SEEDS = 8
