@@ -75,7 +75,7 @@ class TrainingSection(Section):
         trades_beta: β of TRADES, how much robustness weighs against accuracy; None for its own default, 6.
         epochs: Budget in passes over the training images; this or `steps`.
         steps: Budget in optimizer steps; this or `epochs`.
-        threads: CPU threads of one trial, None for as many as fit beside the other workers.
+        threads: CPU threads of one trial, None for `OMP_NUM_THREADS` or as many as fit beside the other workers.
         augmentation: Name of what augments, of the control and of every trial that does not search it.
         augmentation_strength: Likewise; 1 in the naturalistic regime and wherever `augmentation` or `consistency` is
             given, else 0.

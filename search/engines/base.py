@@ -147,6 +147,12 @@ def load_runner(reference: str, run_folder: Path, workers: int) -> TrialRunner:
 
 
 def threads_per_worker(workers: int) -> int:
-    """CPU threads for each of `workers` processes, at least one, of the cores that this process may use."""
+    """CPU threads for each of `workers` processes, at least one, of the cores that this process may use.
+
+    What ``OMP_NUM_THREADS`` says counts where it is set: threads that find no core of their own wait for each other.
+    """
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // workers)

@@ -217,11 +217,15 @@ def test_control_c_in_the_terminal_is_the_coordinators_alone(tmp_path):
     assert errors.count("Traceback") == 1
 
 
-def test_failure_and_threads():
+def test_failure_and_threads(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     found = failure(TrialRequest(3, {"x": 1}), "gone", seconds=4.0).result
     assert (found["reason"], found["seconds"]) == ("gone", 4.0)
     cores = threads_per_worker(1)
     assert threads_per_worker(cores * 2) == 1
+    for said, threads in (("3", 3), ("0", cores), ("many", cores), ("", cores)):
+        monkeypatch.setenv("OMP_NUM_THREADS", said)
+        assert threads_per_worker(1) == threads
 
 
 class _OwnEngine:
