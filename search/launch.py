@@ -16,7 +16,7 @@ from .display import near, open_display
 from .events import Event, StudyFinished, StudyStarted, TrialFinished
 from .run import load_run
 from .run_folder import RunFolder, write_text
-from .tensorboard import trial_folder, write_trial
+from .tensorboard import trial_folder, write_finished, write_trial
 
 __all__ = ["absolute_paths", "launch", "resume", "with_budget"]
 
@@ -99,15 +99,8 @@ def _run(path: Path, study: Study, timeout: float | None) -> StudyFinished:
                 # the lock is held and the study agrees: from here on `resume` asks for this budget
                 write_text(folder.study_file, study_to_toml(with_budget(study, trials=event.trials)))
                 _write_missing_logs(folder)
-            elif isinstance(event, TrialFinished) and event.state == "complete":
-                write_trial(
-                    folder.tensorboard,
-                    event.number,
-                    history=event.history,
-                    scores=event.values,
-                    params=event.params,
-                    role=event.role,
-                )
+            elif isinstance(event, TrialFinished):
+                write_finished(folder.tensorboard, event)
             show(event)
 
         try:

@@ -6,12 +6,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["trial_folder", "write_trial"]
+from .events import TrialFinished
+
+__all__ = ["trial_folder", "write_finished", "write_trial"]
 
 
 def trial_folder(folder: Path, number: int) -> Path:
     """Where the logs of one trial are."""
     return folder / f"trial-{number:04d}"
+
+
+def write_finished(folder: Path, event: TrialFinished) -> None:
+    """Write a trial that was just told, if it is complete; see `write_trial`."""
+    if event.state == "complete":
+        write_trial(
+            folder,
+            event.number,
+            history=event.history,
+            scores=event.values,
+            params=event.params,
+            role=event.role,
+        )
 
 
 def write_trial(

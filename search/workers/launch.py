@@ -23,7 +23,7 @@ from ..parts import preparation, sampler_for
 from ..problem import Prepared
 from ..run_folder import RunFolder, write_text
 from ..stopping import stop_rules
-from ..tensorboard import write_trial
+from ..tensorboard import write_finished
 from .worker import PRESUMED_DEAD, Worker
 
 if TYPE_CHECKING:
@@ -91,15 +91,8 @@ def work(
                 text = study_to_toml(with_budget(study, trials=event.trials))
                 if text != folder.study_file.read_text(encoding="utf-8"):
                     write_text(folder.study_file, text)
-            elif isinstance(event, TrialFinished) and event.state == "complete":
-                write_trial(
-                    folder.tensorboard,
-                    event.number,
-                    history=event.history,
-                    scores=event.values,
-                    params=event.params,
-                    role=event.role,
-                )
+            elif isinstance(event, TrialFinished):
+                write_finished(folder.tensorboard, event)
             show(event)
 
         try:

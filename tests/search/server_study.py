@@ -13,7 +13,6 @@ from pathlib import Path
 import analytic
 import optuna
 
-from forgefront.search.engines.base import TrialOutcome
 from forgefront.search.engines.processes import ProcessEngine
 from forgefront.search.engines.serial import SerialEngine
 from forgefront.search.run_folder import RunFolder
@@ -22,23 +21,7 @@ from forgefront.search.stopping import StopRules
 from forgefront.search.workers.worker import Worker
 
 
-class LoggingRunner(analytic.Runner):
-    """Notes in `executions.log` of the run's folder when a trial begins and when its result is stored."""
-
-    def __call__(self, request, report) -> TrialOutcome:
-        self.note(f"begun {request.number}")
-        outcome = super().__call__(request, report)
-        self.note(f"stored {request.number}")
-        return outcome
-
-    def note(self, line: str) -> None:
-        # one short write to a file opened for appending is whole or not there
-        handle = os.open(self.folder.path / "executions.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(handle, f"{line}\n".encode())
-        os.close(handle)
-
-
-def worker(run, url, *, trials, presumed_dead=1.0, processes=False, runner="server_study:LoggingRunner", **changes):
+def worker(run, url, *, trials, presumed_dead=1.0, processes=False, runner="random_kills:LoggingRunner", **changes):
     folder = RunFolder.create(run, "")
     engine = (ProcessEngine if processes else SerialEngine)(folder.path, 1, runner=runner)
     rules = StopRules(trials, **{key: changes.pop(key) for key in ("timeout", "device_hours") if key in changes})
