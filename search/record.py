@@ -20,13 +20,13 @@ from ..studies.conditions import measured_by
 from ..studies.errors import RunError, StudyMismatchError
 from ..studies.faults import nearest
 from .engines.base import Standing
+from .feasibility import score_numbers
 from .fingerprint import compare
 from .front import Front
 from .hypervolume import HYPERVOLUME, hypervolume_history
 from .observations import RUNGS
 from .problem import CONTROL, Derived, Problem
 from .repeats import combined
-from .score_columns import score_columns
 from .single_writer import SingleWriterStorage
 
 __all__ = ["StudyRecord"]
@@ -173,7 +173,7 @@ class StudyRecord:
             self._note(number, "reason", reason)
             return self._finish(number, TrialState.FAIL)
         self._note(number, "scores", scores)
-        numbers = _numbers(scores)
+        numbers = score_numbers(scores)
         controls = self._control_numbers() if number != CONTROL else numbers
         violations = {
             str(condition): condition.violation(numbers[condition.metric], controls.get(condition.metric))
@@ -250,7 +250,7 @@ class StudyRecord:
             stored = {name: combined([_score(scores[name]) for scores in trainings]) for name in trainings[0]}
         except Exception as error:  # a part of the user's may fail in any way, and must not stop the study
             return {}, f"its scores could not be derived ({type(error).__name__}: {error})"
-        values = _numbers(stored)
+        values = score_numbers(stored)
         needed = {*self.problem.directions, *(condition.metric for condition in self.problem.conditions)}
         wrong = [
             f"{name} is {values[name]}" if name in values else _missing(name, stored)
@@ -268,7 +268,7 @@ class StudyRecord:
         return stored, None
 
     def _control_numbers(self) -> dict[str, float]:
-        return _numbers(self._trial(CONTROL).user_attrs["scores"])
+        return score_numbers(self._trial(CONTROL).user_attrs["scores"])
 
     def _reference(self, control: Mapping[str, Mapping[str, Any]]) -> list[float]:
         return [float(self.problem.worst(name, control[name]["value"])) for name in self.problem.directions]
@@ -284,19 +284,11 @@ def _score(score: Derived) -> dict[str, Any]:
     return {"value": score.value}
 
 
-def _numbers(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """What a condition may name: values and the numbers of their details, by column."""
-    columns = {key: value for name, score in scores.items() for key, value in score_columns(name, score).items()}
-    # a metric's own value before another's detail of that name
-    columns |= {name: score["value"] for name, score in scores.items()}
-    return {key: value for key, value in columns.items() if value is not None}
-
-
 def _missing(name: str, scores: Mapping[str, Mapping[str, Any]]) -> str:
     owner = measured_by(name, scores)
     if owner is None or owner == name:
         return f"{name} is missing"
-    known = [key for key in _numbers({owner: scores[owner]}) if key not in (owner, f"{owner}_se")]
+    known = [key for key in score_numbers({owner: scores[owner]}) if key not in (owner, f"{owner}_se")]
     # by the detail alone, for all begin with the metric
     close = nearest(name.removeprefix(f"{owner}_"), [key.removeprefix(f"{owner}_") for key in known])
     hint = f", did you mean {owner}_{close}?" if close else f" ({owner} has {', '.join(known) or 'no details'})"
