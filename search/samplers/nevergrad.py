@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal
 import moocore
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import RandomSampler
-from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from pydantic import Field
@@ -18,7 +16,7 @@ from pydantic import Field
 from ..observations import Observation, Observations
 from .configurations import Params
 from .encoding import Encoding, encoding_of
-from .seeded import SeededSampler
+from .seeded import OwnSampler
 
 __all__ = ["NevergradSampler", "nevergrad"]
 
@@ -45,7 +43,7 @@ def nevergrad(
     return NevergradSampler(space, seed, algorithm=algorithm, history=history)
 
 
-class NevergradSampler(SeededSampler):
+class NevergradSampler(OwnSampler):
     """Tells a new optimizer what the study holds, in order of the trials' numbers, and asks it.
 
     Args:
@@ -61,21 +59,7 @@ class NevergradSampler(SeededSampler):
         self._declare(space, seed)
         self._algorithm = algorithm
         self._history = history
-        self._random_sampler = RandomSampler()
         self._observations = Observations()
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The declared space, or what all trials have in common where none is declared."""
-        if self._declared:
-            return super().infer_relative_search_space(study, trial)
-        common = IntersectionSearchSpace().calculate(study)
-        return {name: space for name, space in common.items() if not space.single()}
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A uniform draw."""
-        return self._random_sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
         """What the optimizer asks for that no trial holds yet."""

@@ -25,7 +25,7 @@ from pydantic import Field
 from .configurations import Params
 from .generations import GenerationalSampler
 
-__all__ = ["CrossoverName", "SeededNSGAIISampler", "crossover_of", "nsga2"]
+__all__ = ["CrossoverName", "OptunaGenetic", "SeededNSGAIISampler", "crossover_of", "nsga2"]
 
 CrossoverName = Literal["uniform", "blx-alpha", "sbx", "vsbx", "spx", "undx"]
 CROSSOVERS: dict[str, type[BaseCrossover]] = {
@@ -78,7 +78,26 @@ def crossover_of(name: CrossoverName) -> BaseCrossover:
         return CROSSOVERS[name]()
 
 
-class SeededNSGAIISampler(GenerationalSampler, NSGAIISampler):
+class OptunaGenetic(GenerationalSampler):
+    """How Optuna's NSGA-II and NSGA-III select and breed: mixin in front of either."""
+
+    _elite_population_selection_strategy: Callable[[Study, list[FrozenTrial]], list[FrozenTrial]]
+    _child_generation_strategy: Callable[[Study, dict[str, BaseDistribution], list[FrozenTrial]], Params]
+    _least: int
+
+    def _select(self, study: Study, trials: list[FrozenTrial], generation: int) -> list[FrozenTrial]:
+        return self._elite_population_selection_strategy(study, trials)
+
+    def _breeding(
+        self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution], parents: list[FrozenTrial]
+    ) -> Callable[[], Params]:
+        return lambda: self._child_generation_strategy(study, space, parents)
+
+    def _least_parents(self) -> int:
+        return self._least
+
+
+class SeededNSGAIISampler(OptunaGenetic, NSGAIISampler):
     """Optuna's `NSGAIISampler`, seeded by trial, warm-startable and without repeats.
 
     Args:
@@ -91,14 +110,3 @@ class SeededNSGAIISampler(GenerationalSampler, NSGAIISampler):
         NSGAIISampler.__init__(self, **options)
         self._declare(space, seed)
         self._least = options["crossover"].n_parents
-
-    def _select(self, study: Study, trials: list[FrozenTrial], generation: int) -> list[FrozenTrial]:
-        return self._elite_population_selection_strategy(study, trials)
-
-    def _breeding(
-        self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution], parents: list[FrozenTrial]
-    ) -> Callable[[], Params]:
-        return lambda: self._child_generation_strategy(study, space, parents)
-
-    def _least_parents(self) -> int:
-        return self._least

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import NSGAIIISampler
-from optuna.study import Study
-from optuna.trial import FrozenTrial
 from pydantic import Field
 
-from .configurations import Params
-from .generations import GenerationalSampler
-from .nsga2 import CrossoverName, crossover_of
+from .nsga2 import CrossoverName, OptunaGenetic, crossover_of
 
 __all__ = ["SeededNSGAIIISampler", "nsga3"]
 
@@ -55,7 +51,7 @@ def nsga3(
     )
 
 
-class SeededNSGAIIISampler(GenerationalSampler, NSGAIIISampler):
+class SeededNSGAIIISampler(OptunaGenetic, NSGAIIISampler):
     """Optuna's `NSGAIIISampler`, seeded by trial, warm-startable and without repeats.
 
     Args:
@@ -71,14 +67,3 @@ class SeededNSGAIIISampler(GenerationalSampler, NSGAIIISampler):
             NSGAIIISampler.__init__(self, **options)
         self._declare(space, seed)
         self._least = options["crossover"].n_parents
-
-    def _select(self, study: Study, trials: list[FrozenTrial], generation: int) -> list[FrozenTrial]:
-        return self._elite_population_selection_strategy(study, trials)
-
-    def _breeding(
-        self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution], parents: list[FrozenTrial]
-    ) -> Callable[[], Params]:
-        return lambda: self._child_generation_strategy(study, space, parents)
-
-    def _least_parents(self) -> int:
-        return self._least

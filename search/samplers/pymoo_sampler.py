@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseGASampler, RandomSampler
-from optuna.search_space import IntersectionSearchSpace
+from optuna.samplers import BaseGASampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from .configurations import Params
 from .encoding import Encoding, encoding_of
 from .generations import GenerationalSampler, by_rung
+from .seeded import OwnSampler
 
 __all__ = ["PymooSampler"]
 
@@ -23,7 +23,7 @@ Survival = Callable[[int], Any]
 Tournament = Callable[..., np.ndarray]
 
 
-class PymooSampler(GenerationalSampler, BaseGASampler):
+class PymooSampler(OwnSampler, GenerationalSampler, BaseGASampler):
     """Breeds with simulated binary crossover and polynomial mutation, by uniform crossover where values have no order.
 
     Nothing of pymoo's outlives a trial: populations are made from the storage, so that a resumed search goes on as it
@@ -52,23 +52,9 @@ class PymooSampler(GenerationalSampler, BaseGASampler):
     ) -> None:
         BaseGASampler.__init__(self, population)
         self._declare(space, seed)
-        self._random_sampler = RandomSampler()
         self._survival = survival
         self._tournament = tournament
         self._etas = crossover_eta, mutation_eta
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The declared space, or what all trials have in common where none is declared."""
-        if self._declared:
-            return super().infer_relative_search_space(study, trial)
-        common = IntersectionSearchSpace().calculate(study)
-        return {name: space for name, space in common.items() if not space.single()}
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A uniform draw."""
-        return self._random_sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def _select(self, study: Study, trials: list[FrozenTrial], generation: int) -> list[FrozenTrial]:
         size = min(len(trials), self.population_size or len(trials))

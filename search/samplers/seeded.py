@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -20,7 +22,7 @@ from ..knowledge import Knowledge
 from .configurations import Configurations, Params, Taken, grid_values
 from .feasibility import mended
 
-__all__ = ["Configurations", "Params", "SeededSampler", "grid_values", "words"]
+__all__ = ["Configurations", "OwnSampler", "Params", "SeededSampler", "grid_values", "words"]
 
 # forecasts that an ask may cost before a hopeless proposal is mended rather than drawn again
 REJECTIONS = 32
@@ -156,6 +158,29 @@ class SeededSampler(BaseSampler):
         order = self._seed(trial).child("left").numpy().permutation(len(left))
         tried = [left[index] for index in order[:REJECTIONS]]
         return min(tried, key=self._violation)
+
+
+class OwnSampler(SeededSampler):
+    """Mixin of samplers that are not Optuna's: what is not declared is inferred, and drawn uniformly."""
+
+    _random_sampler: RandomSampler
+
+    def _declare(self, space: Mapping[str, BaseDistribution], seed: int) -> None:
+        super()._declare(space, seed)
+        self._random_sampler = RandomSampler()
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The declared space, or what all trials have in common, without variables of a single value."""
+        if self._declared:
+            return super().infer_relative_search_space(study, trial)
+        common = IntersectionSearchSpace().calculate(study)
+        return {name: space for name, space in common.items() if not space.single()}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A uniform draw, of what is not in the search space."""
+        return self._random_sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
 def words(seed: Seed) -> np.ndarray:

@@ -15,8 +15,6 @@ from typing import Annotated, Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, RandomSampler
-from optuna.search_space import IntersectionSearchSpace
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
@@ -31,7 +29,7 @@ from .features import Features
 from .groups import group_variables
 from .landscape import Landscape
 from .proposals import Proposals
-from .seeded import SeededSampler
+from .seeded import OwnSampler
 from .unit_space import UnitSpace
 
 __all__ = ["SurrogateNSGA2Sampler", "scheduled", "surrogate_nsga2"]
@@ -92,7 +90,7 @@ class Fitted:
         return self.shapes[index]
 
 
-class SurrogateNSGA2Sampler(SeededSampler, BaseSampler):
+class SurrogateNSGA2Sampler(OwnSampler):
     """See the module; everything is rebuilt from the storage, so that a resumed study goes on as it would have.
 
     Args:
@@ -103,29 +101,15 @@ class SurrogateNSGA2Sampler(SeededSampler, BaseSampler):
     """
 
     def __init__(self, space: Mapping[str, BaseDistribution], seed: int, *, startup: int, candidates: int) -> None:
-        self._random_sampler = RandomSampler()
         self._declare(space, seed)
         self._startup = startup
         self._candidates = candidates
         self._observations = Observations()
-        self._intersection = IntersectionSearchSpace()
         # what is costly and depends on finished trials alone
         self._study: tuple[Any, ...] | None = None
         self._known: dict[int, Fact | None] = {}
         self._fitted: Fitted | None = None
         self._failing: tuple[tuple[tuple[int, ...], tuple[int, ...]], Shape] | None = None
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The declared space, or what all trials have in common, without variables of a single value."""
-        if self._declared:
-            return super().infer_relative_search_space(study, trial)
-        return {name: one for name, one in self._intersection.calculate(study).items() if not one.single()}
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A uniform draw, of what is not in the declared space."""
-        return self._random_sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
         """The candidate that promises most, that no trial holds yet and that breaks nothing that is known exactly."""

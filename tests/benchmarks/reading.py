@@ -3,7 +3,7 @@
 The study has 56 variables, 4 objectives, and attributes as large as a real trial's (plan of 18 layers, raw numbers of 15
 corruptions), written row by row into an ordinary Optuna database on SQLite.
 
-    python tests/benchmarks/reading.py [--trials 10000] [--folder /tmp/large] [--commands status,front,pick]
+    python tests/benchmarks/reading.py [--trials 10000] [--folder runs/large] [--commands status,front,pick]
 """
 
 from __future__ import annotations
