@@ -178,7 +178,8 @@ class RayEngine:
             )
 
     def _assign(self, request: TrialRequest, attempt: int, *, spent: float = 0.0) -> None:
-        idle = [worker for worker in self._pool if worker.request is None]
+        # an idle one may have died with the one that the trial was on, of which nobody has heard yet
+        idle = [worker for worker in self._pool if worker.request is None] if attempt == 1 else []
         if not idle and len(self._pool) >= self.workers:
             raise RuntimeError(f"`submit` must wait for an idle worker; found {self.workers} busy ones.")
         worker = idle[0] if idle else self._start()
