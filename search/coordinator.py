@@ -201,11 +201,7 @@ class Coordinator:
 
     def _next(self, record: StudyRecord, start: float) -> FrozenTrial | None:
         if self._stopped is None and len(record.trials) < self._trials:
-            self._stopped = self._rules.reason(
-                elapsed=time.monotonic() - start,
-                device_seconds=record.device_seconds,
-                hypervolumes=record.hypervolumes,
-            )
+            self._stopped = self._rules.reason(record, elapsed=time.monotonic() - start)
             return record.ask() if self._stopped is None else None
         return None
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from ..studies.schema import Study
 
-__all__ = ["StopRules", "stagnant", "stop_rules"]
+__all__ = ["Spent", "StopRules", "stagnant", "stop_rules"]
+
+
+class Spent(Protocol):
+    """What a study has come to; asked only for what a rule needs, since both are read from all of its trials."""
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of all finished trials together."""
+
+    @property
+    def hypervolumes(self) -> Sequence[float]:
+        """Of the front after each complete trial, in the order in which they were told."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +41,18 @@ class StopRules:
     device_hours: float | None = None
     stagnation: tuple[int, float] | None = None
 
-    def reason(self, *, elapsed: float, device_seconds: float, hypervolumes: Sequence[float]) -> str | None:
+    def reason(self, spent: Spent, *, elapsed: float) -> str | None:
         """Why no further trial begins although some are missing; None while it may.
 
         Args:
+            spent: What the study has come to.
             elapsed: Seconds since this life of the run began, by a clock that never jumps.
-            device_seconds: Seconds of all finished trials together.
-            hypervolumes: Of the front after each complete trial, in the order in which they were told.
         """
         if self.timeout is not None and elapsed >= self.timeout:
             return f"time was up ({self.timeout:g} s)"
-        if self.device_hours is not None and device_seconds >= 3600 * self.device_hours:
-            return f"{device_seconds / 3600:.3g} device hours were spent (search.device_hours = {self.device_hours:g})"
-        if self.stagnation is not None and stagnant(hypervolumes, *self.stagnation):
+        if self.device_hours is not None and (seconds := spent.device_seconds) >= 3600 * self.device_hours:
+            return f"{seconds / 3600:.3g} device hours were spent (search.device_hours = {self.device_hours:g})"
+        if self.stagnation is not None and stagnant(spent.hypervolumes, *self.stagnation):
             trials, tolerance = self.stagnation
             return (
                 f"{trials} complete trials brought no more than {tolerance:.3g} of the hypervolume (search.stagnation)"

@@ -12,12 +12,12 @@ from optuna.trial import FrozenTrial, TrialState
 from ..knowledge import Forecast, Knowledge
 from ..non_dominated import non_dominated
 from ..observations import Observation
+from ..projection import projected
 from .unit_space import UnitSpace
 
 __all__ = ["Evidence", "Fact", "Forecasts", "failures", "gather", "kept", "levelled"]
 
 FRONT_SHARE = 0.6
-FEWEST_GAINS = 3
 
 
 class Forecasts:
@@ -195,8 +195,8 @@ def kept(observations: Sequence[Observation], limit: int) -> list[Observation]:
 def levelled(observations: Sequence[Observation], size: int) -> tuple[np.ndarray, np.ndarray]:
     """Losses (n, m) and standard errors (n, m) as if every trial had been trained to the end.
 
-    A stopped trial's losses are shifted by the median of what complete ones gained from that rung to the end; how much
-    those differ in it adds to the error. NaN where fewer than three complete trials tell.
+    A stopped trial's losses are what complete ones that passed its last rung tell of its end; how far those lie from
+    what they would tell of each other adds to the error. NaN where fewer than three complete trials tell.
 
     Args:
         observations: n of them.
@@ -205,31 +205,20 @@ def levelled(observations: Sequence[Observation], size: int) -> tuple[np.ndarray
     losses = np.array([one.losses for one in observations], dtype=float).reshape(-1, size)
     errors = np.array([one.errors for one in observations], dtype=float).reshape(-1, size)
     losses[~np.isfinite(losses)] = np.nan
-    complete = [(index, one) for index, one in enumerate(observations) if one.fraction == 1.0]
-    gains: dict[float, tuple[np.ndarray, np.ndarray]] = {}
-    for index, one in enumerate(observations):
-        if one.fraction == 1.0:
-            continue
-        if one.fraction not in gains:
-            gains[one.fraction] = _gain(losses, complete, one.fraction)
-        gain, spread = gains[one.fraction]
-        losses[index] += gain
-        errors[index] = np.hypot(errors[index], spread)
+    fractions = np.array([one.fraction for one in observations])
+    for fraction in sorted({*fractions[fractions < 1.0].tolist()}):
+        stopped = np.flatnonzero(fractions == fraction)
+        known = [
+            (one.rungs[fraction], losses[index])
+            for index, one in enumerate(observations)
+            if one.fraction == 1.0 and one.rungs and fraction in one.rungs
+        ]
+        rungs, ends = np.array(known, dtype=float).reshape(-1, 2, size).transpose(1, 2, 0)
+        for column in range(size):
+            told, deviations = projected(losses[stopped, column], rungs[column], ends[column])
+            losses[stopped, column] = told
+            errors[stopped, column] = np.hypot(errors[stopped, column], deviations)
     return losses, errors
-
-
-def _gain(
-    losses: np.ndarray, complete: Sequence[tuple[int, Observation]], fraction: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """(m,) what a loss changes by from a rung to the end, and (m,) the standard deviation of that; NaN if unknown."""
-    found = [losses[index] - one.rungs[fraction] for index, one in complete if one.rungs and fraction in one.rungs]
-    size = losses.shape[1]
-    gain, spread = np.full(size, np.nan), np.full(size, np.nan)
-    for column in range(size):
-        differences = np.array([row[column] for row in found if np.isfinite(row[column])])
-        if len(differences) >= FEWEST_GAINS:
-            gain[column], spread[column] = np.median(differences), differences.std()
-    return gain, spread
 
 
 def _constraints(

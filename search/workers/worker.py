@@ -218,11 +218,7 @@ class Worker:
             return _Next(wait=True)
         stopped = None
         if count < self._rules.trials:
-            stopped = self._rules.reason(
-                elapsed=time.monotonic() - self._begun,
-                device_seconds=record.device_seconds,
-                hypervolumes=record.hypervolumes,
-            )
+            stopped = self._rules.reason(record, elapsed=time.monotonic() - self._begun)
             if stopped is None:
                 trial = record.ask()
                 self._claims.take(record, trial)

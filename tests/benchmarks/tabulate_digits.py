@@ -1,29 +1,35 @@
 """Trains real digits candidates and writes what each measured, at rungs of its training and at the end, to a table.
 
-Each row is one training of the digits network from scratch under filter pruning, clustering and quantization by layer,
-as a study's trial is: a ladder of uniform compressions, samples spread around a network level, uniform samples, and
-repeats of earlier rows under new seeds, which tell the noise. `search_problems.tabulated` makes a problem of it.
+Each row is one training of the digits network under filter pruning, clustering and quantization by layer, as a study's
+trial is: a ladder of uniform compressions, samples spread around a network level, uniform samples, and repeats of
+earlier rows under new seeds, which tell the noise. `search_problems.tabulated` makes a problem of each table: `digits`
+of short trainings from scratch, `digits-finetuned` of long trainings of a dense network that was trained before.
 
-    python tests/benchmarks/tabulate_digits.py [--rows 500] [--out tests/benchmarks/data/digits.csv]
+    python tests/benchmarks/tabulate_digits.py [--table digits-finetuned] [--rows 500] [--jobs 2] [--out FILE]
 
-Rows that the file holds already are not trained again, so that it can be interrupted. About two seconds a row on one core.
+Rows that the file holds already are not trained again, so that it can be interrupted. About 2 and 14 seconds a row on
+one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import functools
+import multiprocessing
 import os
 import platform
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from safetensors.torch import save_file
 from search_problems.base import random_params, uniform_ladder
 
 from forgefront.compression.attach import Attached, attach
@@ -38,7 +44,7 @@ from forgefront.studies.seeds import Seed, trial_seed
 from forgefront.trainers.fit import fit
 from forgefront.trainers.rungs import Rungs
 
-STUDY = """
+SCRATCH = """
 [study]
 name = "tabulated-digits"
 seed = 5
@@ -82,48 +88,136 @@ name = "macs"
 [search]
 trials = 10
 """
-RUNGS = (0.25, 0.5)
+DENSE = "dense.safetensors"
+FINETUNED = functools.reduce(
+    lambda text, change: text.replace(*change),
+    [
+        ('name = "tabulated-digits"', 'name = "tabulated-digits-finetuned"'),
+        ("count = 300", "count = 400"),
+        ("images = 300", "images = 400"),
+        (
+            'model = { name = "digits-cnn" }',
+            f'model = {{ name = "digits-cnn", weights = "{DENSE}", trained_on = "other" }}',
+        ),
+        ("epochs = 6", "epochs = 24\nweight_averaging = 0.99"),
+        ("learning_rate = 0.1", "learning_rate = 0.03"),
+        ("compression_end = 0.6", "compression_end = 0.06"),
+        ("high = 0.9,", "high = 0.95,"),
+        ('"none", 64, 32, 16, 8', '"none", 32, 16, 8, 4'),
+        ("[8, 6, 4, 3]", "[8, 4, 3, 2]"),
+    ],
+    SCRATCH,
+)
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a table is made of.
+
+    Args:
+        study: Of its trainings, as TOML.
+        rungs: Shares of a training after which it is measured too.
+        training: In words.
+    """
+
+    study: str
+    rungs: tuple[float, ...]
+    training: str
+
+
+DESIGNS = {
+    "digits": Design(SCRATCH, (0.25, 0.5), "a training from scratch"),
+    "digits-finetuned": Design(
+        FINETUNED, (0.125, 0.25, 0.5), "a training of a dense network that had 16 epochs from scratch"
+    ),
+}
+DENSE_EPOCHS = 16
 RECIPE = {"augmentation_strength": 0.5}
 LADDER = 16
 REPEAT_EVERY = 12
-OUT = Path(__file__).parent / "data" / "digits.csv"
+FOLDER = Path(__file__).parent / "data"
 
 
 def main() -> None:
     """Train what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--table", choices=DESIGNS, default="digits")
     parser.add_argument("--rows", type=int, default=500)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    out = arguments.out or FOLDER / f"{arguments.table}.csv"
     with tempfile.TemporaryDirectory() as folder:
-        context = TrialContext(Path(folder), study=read_study_text(STUDY, file="digits table"))
-        tabulate(context, arguments.out, arguments.rows)
+        tabulate(Path(folder), DESIGNS[arguments.table], out, arguments.rows, arguments.jobs)
 
 
-def tabulate(context: TrialContext, out: Path, rows: int) -> None:
+def tabulate(folder: Path, design: Design, out: Path, rows: int, jobs: int) -> None:
     """Append the rows that `out` lacks."""
+    _begin(folder, design)
+    context = _context()
     space = context.space.distributions
     points = samples(space, rows)
-    columns = ["row", "kind", *space, *measures()]
     done = read_rows(out)
     # the control's errors are what corruption errors are measured by
-    control = measure_row(context, context.space.control(), trial_seed(context.study.study.seed, 0)) if rows else {}
+    control = measure_row(context, design.rungs, context.space.control(), trial_seed(context.study.study.seed, 0))
+    columns = ["row", "kind", *space, *measures(design.rungs)]
     if not done:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("w", encoding="utf-8", newline="") as file:
-            for line in conditions():
+            for line in conditions(design):
                 file.write(f"# {line}\n")
             csv.DictWriter(file, columns, lineterminator="\n").writeheader()
-    with out.open("a", encoding="utf-8", newline="") as file:
+    missing = [(row, *point) for row, point in enumerate(points) if row not in done]
+    spawn = multiprocessing.get_context("spawn")
+    with out.open("a", encoding="utf-8", newline="") as file, spawn.Pool(jobs, _begin, (folder, design)) as pool:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
-        for row, (kind, params) in enumerate(points):
-            if row in done:
-                continue
-            seed = trial_seed(context.study.study.seed, row + 1)
-            measured = relative(measure_row(context, context.space.decode(params), seed), control)
-            writer.writerow({"row": row, "kind": kind, **params, **{k: f"{v:.5g}" for k, v in measured.items()}})
+        for row, kind, params, measured in pool.imap(_measured, missing):
+            scores = relative(measured, control, design.rungs)
+            writer.writerow({"row": row, "kind": kind, **params, **{k: f"{v:.5g}" for k, v in scores.items()}})
             file.flush()
+
+
+_PLACE: list[tuple[Path, Design]] = []
+"""Of this process: where it works, on what."""
+
+
+def _begin(folder: Path, design: Design) -> None:
+    torch.set_num_threads(1)
+    _PLACE[:] = [(folder, design)]
+
+
+@functools.cache
+def _context() -> TrialContext:
+    """What the trainings of this process share; the dense network is trained by the first that needs it."""
+    folder, design = _PLACE[0]
+    dense = folder / DENSE
+    if DENSE in design.study and not dense.exists():
+        train_dense(folder, dense)
+    return TrialContext(folder, study=read_study_text(design.study.replace(DENSE, str(dense)), file="digits table"))
+
+
+def _measured(point: tuple[int, str, dict[str, Any]]) -> tuple[int, str, dict[str, Any], dict[str, Any]]:
+    row, kind, params = point
+    context, (_, design) = _context(), _PLACE[0]
+    seed = trial_seed(context.study.study.seed, row + 1)
+    return row, kind, params, measure_row(context, design.rungs, context.space.decode(params), seed)
+
+
+def train_dense(folder: Path, path: Path) -> None:
+    """Write the state of the dense network."""
+    text = SCRATCH.replace("epochs = 6", f"epochs = {DENSE_EPOCHS}")
+    context = TrialContext(folder, study=read_study_text(text, file="digits table"))
+    seed, plan = trial_seed(context.study.study.seed, 0), context.space.control()
+    attached = attached_to(context, plan, seed)
+    fit(context.task, attached, plan.recipe, context.study.training, seed=seed.child("fit"))
+    network = bake(attached, context.task.build_model, context.layers, context.task.example).model
+    # without what normalizes its inputs, which a task adds itself
+    state = {
+        name.removeprefix("network."): tensor.contiguous()
+        for name, tensor in network.state_dict().items()
+        if name.startswith("network.")
+    }
+    save_file(state, path)
 
 
 def read_rows(path: Path) -> dict[int, dict[str, str]]:
@@ -138,22 +232,22 @@ def read_rows(path: Path) -> dict[int, dict[str, str]]:
     return {int(row["row"]): row for row in csv.DictReader(lines)}
 
 
-def conditions() -> list[str]:
+def conditions(design: Design) -> list[str]:
     """What the table was measured with, in words."""
     versions = f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, one thread"
     return [
-        f"Written by tests/benchmarks/tabulate_digits.py ({versions}). One row a training from scratch; the first",
-        "columns are what is varied, the others what was measured on 300 validation images: accuracy; mce in percent of",
-        "the dense control's; packed_share of the control's packed bytes; macs_share of the control's operations;",
-        f"seconds of the whole row. accuracy@f and mce@f are those of the model finalized after the share f of {RUNGS}",
+        f"Written by tests/benchmarks/tabulate_digits.py ({versions}). One row {design.training};",
+        "the first columns are what is varied, the others what was measured on the validation images: accuracy; mce in",
+        "percent of the dense control's; packed_share of the control's packed bytes; macs_share of its operations; seconds",
+        f"of the whole row. accuracy@f and mce@f are those of the model finalized after the share f of {design.rungs}",
         "of its steps. Rows of the kind repeat have an earlier row's params under another seed. The study was:",
-        *(f"  {line}" for line in STUDY.strip().splitlines() if line),
+        *(f"  {line}" for line in design.study.strip().splitlines() if line),
     ]
 
 
-def measures() -> list[str]:
+def measures(fractions: Sequence[float]) -> list[str]:
     """The measured columns."""
-    rungs = [f"{name}@{fraction:g}" for fraction in RUNGS for name in ("accuracy", "mce")]
+    rungs = [f"{name}@{fraction:g}" for fraction in fractions for name in ("accuracy", "mce")]
     return [*rungs, "accuracy", "mce", "packed_share", "macs_share", "seconds"]
 
 
@@ -194,7 +288,7 @@ def around_a_level(space: Mapping[str, BaseDistribution], generator: np.random.G
     return params
 
 
-def measure_row(context: TrialContext, plan: TrialPlan, seed: Seed) -> dict[str, Any]:
+def measure_row(context: TrialContext, fractions: Sequence[float], plan: TrialPlan, seed: Seed) -> dict[str, Any]:
     """Train one plan; raw numbers at its rungs and at its end."""
     started = time.perf_counter()
     task, training = context.task, context.study.training
@@ -213,7 +307,17 @@ def measure_row(context: TrialContext, plan: TrialPlan, seed: Seed) -> dict[str,
         quality(attached, f"@{fraction:g}")
         return {}, None
 
-    attached = attach(
+    attached = attached_to(context, plan, seed)
+    fit(task, attached, plan.recipe, training, seed=seed.child("fit"), rungs=Rungs(fractions, look))
+    quality(attached, "")
+    found["seconds"] = time.perf_counter() - started
+    return found
+
+
+def attached_to(context: TrialContext, plan: TrialPlan, seed: Seed) -> Attached:
+    """The network under a plan's compression, before its training."""
+    task, training = context.task, context.study.training
+    return attach(
         task.starting_model(seed.child("model")),
         plan,
         context.layers,
@@ -222,21 +326,17 @@ def measure_row(context: TrialContext, plan: TrialPlan, seed: Seed) -> dict[str,
         end=training.compression_end,
         seed=seed.child("attach"),
     )
-    fit(task, attached, plan.recipe, training, seed=seed.child("fit"), rungs=Rungs(RUNGS, look))
-    quality(attached, "")
-    found["seconds"] = time.perf_counter() - started
-    return found
 
 
-def relative(row: Mapping[str, Any], control: Mapping[str, Any]) -> dict[str, float]:
+def relative(row: Mapping[str, Any], control: Mapping[str, Any], fractions: Sequence[float]) -> dict[str, float]:
     """A row's raw numbers as scores against the control's."""
-    suffixes = ["", *(f"@{fraction:g}" for fraction in RUNGS)]
+    suffixes = ["", *(f"@{fraction:g}" for fraction in fractions)]
     scores = {}
     for name in (name + suffix for suffix in suffixes for name in ("accuracy", "mce")):
         objective, raw = row[name]
         scores[name] = objective.derive(raw, control[name.partition("@")[0]][1]).value
     shares = {"packed_share": row["packed"] / control["packed"], "macs_share": row["macs"] / control["macs"]}
-    return {name: {**scores, **shares, "seconds": row["seconds"]}[name] for name in measures()}
+    return {name: {**scores, **shares, "seconds": row["seconds"]}[name] for name in measures(fractions)}
 
 
 if __name__ == "__main__":

@@ -55,9 +55,9 @@ def test_instances_are_problems_of_their_own():
     assert len({str(value) for value in values}) == 12
 
 
-@pytest.mark.parametrize("name", ["compression", "compression-x", "dtlz7", ""])
+@pytest.mark.parametrize("name", ["compression", "compression-x", "dtlz7", "digits-scratch", ""])
 def test_an_unknown_problem_is_refused_by_name(name):
-    with pytest.raises(ValueError, match=r"compression-<instance>, dtlz2, wfg4 or digits; found"):
+    with pytest.raises(ValueError, match=r"compression-<instance>, dtlz2, wfg4, digits or digits-finetuned; found"):
         problem(name)
 
 
@@ -151,9 +151,13 @@ def test_weights_code_as_short_as_their_symbols_and_err_less_with_more_bits():
     assert (entropy[1, :, 0] < entropy[0, :, 0]).all()
 
 
-@pytest.fixture(scope="module")
-def table():
-    return tabulated.Table(tabulated.TABLE)
+@pytest.fixture(scope="module", params=tabulated.SETTINGS)
+def table(request):
+    return table_called(request.param)
+
+
+def table_called(name: str) -> tabulated.Table:
+    return tabulated.Table(tabulated.FOLDER / f"{name}.csv", tabulated.SETTINGS[name])
 
 
 def test_operations_of_the_table_follow_from_its_params(table):
@@ -162,7 +166,9 @@ def test_operations_of_the_table_follow_from_its_params(table):
 
 
 def test_the_estimated_size_is_near_what_was_packed(table):
-    ratio = np.array([tabulated.estimated_share(params) / float(row["packed_share"]) for params, row in table.rows])
+    ratio = np.array(
+        [tabulated.estimated_share(params, table.setting) / float(row["packed_share"]) for params, row in table.rows]
+    )
     assert 0.9 < np.median(ratio) < 1.15
     assert 0.01 < np.abs(np.log(ratio)).std() < 0.3
 
@@ -186,7 +192,7 @@ def test_a_rung_shares_the_luck_of_its_training():
         final.append(digits.measure(params, np.random.default_rng([2, trial])))
     known = digits.known().forecast(params)
     assert np.array(halfway)[0, 3] == known["macs"].value == final[0][3]
-    table = tabulated.Table(tabulated.TABLE)
+    table = table_called("digits")
     expected = table.covariance[2, 4] / np.sqrt(table.covariance[2, 2] * table.covariance[4, 4])
     errors = [np.log(1.0 - np.array(values)[:, 0] + tabulated.FLOOR) for values in (halfway, final)]
     assert np.corrcoef(*errors)[0, 1] == pytest.approx(expected, abs=0.15)

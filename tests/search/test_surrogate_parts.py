@@ -139,16 +139,14 @@ def test_small_reach_makes_small_moves():
     assert near < 0.6 * far
 
 
-def test_stopped_trials_are_shifted_by_what_complete_ones_gained():
-    complete = [
-        observation(index, [1.0 + index, 5.0], rungs={0.5: np.array([2.0 + index + 0.1 * index, 5.0])})
-        for index in range(5)
-    ]
-    stopped = observation(5, [3.0, np.nan], fraction=0.5)
+def test_stopped_trials_end_where_complete_ones_tell_that_they_would():
+    rungs = [np.array([2.0 + 2.0 * index, 5.0]) for index in range(5)]
+    complete = [observation(index, [1.0 + index, 5.0], rungs={0.5: rungs[index]}) for index in range(5)]
+    stopped = observation(5, [9.0, np.nan], fraction=0.5)
     losses, errors = levelled([*complete, stopped], 2)
-    gains = np.array([-1.0 - 0.1 * index for index in range(5)])
-    assert losses[5, 0] == pytest.approx(3.0 + np.median(gains))
-    assert errors[5, 0] == pytest.approx(gains.std())
+    # half as far apart at the end as at the rung
+    assert losses[5, 0] == pytest.approx(4.5)
+    assert errors[5, 0] == pytest.approx(0.0, abs=1e-9)
     assert np.isnan(losses[5, 1])
     assert losses[:5, 0] == pytest.approx([1.0, 2.0, 3.0, 4.0, 5.0])
     # two complete trials tell too little

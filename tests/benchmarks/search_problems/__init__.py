@@ -8,7 +8,7 @@ __all__ = ["problem"]
 
 
 def problem(name: str) -> BenchmarkProblem:
-    """The problem called ``compression-<instance>``, ``dtlz2``, ``wfg4`` or ``digits``.
+    """The problem called ``compression-<instance>``, ``dtlz2``, ``wfg4``, ``digits`` or ``digits-finetuned``.
 
     Raises:
         ValueError: There is none of this name.
@@ -22,8 +22,9 @@ def problem(name: str) -> BenchmarkProblem:
         from . import continuous
 
         return continuous.dtlz2() if name == "dtlz2" else continuous.wfg4()
-    if name == "digits":
-        from .tabulated import tabulated
+    if family == "digits":
+        from .tabulated import SETTINGS, tabulated
 
-        return tabulated()
-    raise ValueError(f"`name` must be compression-<instance>, dtlz2, wfg4 or digits; found {name!r}.")
+        if name in SETTINGS:
+            return tabulated(name)
+    raise ValueError(f"`name` must be compression-<instance>, dtlz2, wfg4, digits or digits-finetuned; found {name!r}.")

@@ -1,4 +1,4 @@
-"""A problem made of real trainings: the table of `tabulate_digits.py`, interpolated by extremely randomised trees.
+"""Problems made of real trainings: the tables of `tabulate_digits.py`, interpolated by extremely randomised trees.
 
 Quality at the rungs and at the end (accuracy as log(error + 0.01), mCE as its logarithm) is what trees predict from the
 params; operations follow from the filters that are left; the packed size is a fixed-length estimate times what trees
@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,48 @@ from forgefront.search.knowledge import Forecast, Knowledge, VariablePlace
 
 from .base import BenchmarkProblem, uniform_ladder
 
-__all__ = ["TABLE", "estimated_share", "mac_share", "tabulated"]
+__all__ = ["SETTINGS", "Setting", "Table", "estimated_share", "mac_share", "tabulated"]
 
-TABLE = Path(__file__).parents[1] / "data" / "digits.csv"
+FOLDER = Path(__file__).parents[1] / "data"
 DIRECTIONS = {"accuracy": "maximize", "mce": "minimize", "compression_ratio": "maximize", "macs": "minimize"}
-RUNGS = (0.25, 0.5)
-QUALITIES = tuple(name + suffix for suffix in ("@0.25", "@0.5", "") for name in ("accuracy", "mce"))
+MEASURED = ("accuracy", "mce")
 RECIPE = {"augmentation_strength": 0.5}
-CLUSTERS = (0, 64, 32, 16, 8)
-BITS = (8, 6, 4, 3)
 EDGE_BITS = 8
 FLOOR = 0.01
 TOLERANCE = 1e-6
-IMAGES = 300
 TREES = 100
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a table's trainings could vary, and the box that counts.
+
+    Args:
+        sparsest: The largest sparsity.
+        clusters: Choices, 0 for none.
+        bits: Choices of a weight's bits.
+        images: That each training was measured on.
+        reference: (4,) the worst accuracy, mCE, compression ratio and share of operations that count.
+        ideal: (4,) bounds of the best.
+    """
+
+    sparsest: float
+    clusters: tuple[int, ...]
+    bits: tuple[int, ...]
+    images: int
+    reference: tuple[float, ...]
+    ideal: tuple[float, ...]
+
+
+SETTINGS = {
+    "digits": Setting(
+        0.9, (0, 64, 32, 16, 8), (8, 6, 4, 3), 300, reference=(0.9, 300.0, 1.0, 1.1), ideal=(1.0, 60.0, 40.0, 0.1)
+    ),
+    "digits-finetuned": Setting(
+        0.95, (0, 32, 16, 8, 4), (8, 4, 3, 2), 400, reference=(0.9, 300.0, 1.0, 1.1), ideal=(1.0, 30.0, 60.0, 0.05)
+    ),
+}
+"""By table, each in the file of its name."""
 
 LAYERS = {
     "stem.conv": (3, 16, 9, 256),
@@ -77,13 +106,17 @@ def mac_share(params: Mapping[str, Any]) -> float:
     return left / dense
 
 
-def estimated_share(params: Mapping[str, Any]) -> float:
+def estimated_share(params: Mapping[str, Any], setting: Setting) -> float:
     """Size at fixed code lengths, with codebooks and floats, as a share of the dense network's floats."""
     bits = 0.0
     left = weights_left(params)
     for name, weights in left.items():
-        length = BITS[params[f"weight_bits/network.{name}"]] if f"weight_bits/network.{name}" in params else EDGE_BITS
-        clusters = CLUSTERS[params.get(f"clusters/network.{name}", 0)]
+        length = (
+            setting.bits[params[f"weight_bits/network.{name}"]]
+            if f"weight_bits/network.{name}" in params
+            else EDGE_BITS
+        )
+        clusters = setting.clusters[params.get(f"clusters/network.{name}", 0)]
         outputs = LAYERS[name][1]
         bits += weights * (min(length, np.log2(clusters)) if clusters else length)
         bits += 32 * clusters + 32 * 4 * outputs
@@ -92,21 +125,30 @@ def estimated_share(params: Mapping[str, Any]) -> float:
 
 
 class Table:
-    """The table as a problem."""
+    """A table as a problem.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        setting: What it varies.
+    """
+
+    def __init__(self, path: Path, setting: Setting) -> None:
         from sklearn.ensemble import ExtraTreesRegressor
 
+        self.setting = setting
         with path.open(encoding="utf-8") as file:
             rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
         columns = list(rows[0])
-        names = columns[columns.index("kind") + 1 : columns.index(QUALITIES[0])]
-        self.space = {name: _distribution(name) for name in names}
+        self.fractions = [float(column.split("@")[1]) for column in columns if column.startswith("accuracy@")]
+        names = columns[columns.index("kind") + 1 : columns.index(f"accuracy@{self.fractions[0]:g}")]
+        self.space = {name: _distribution(name, setting) for name in names}
         params = [{name: self._value(name, row[name]) for name in names} for row in rows]
         features = np.array([self._features(one) for one in params])
-        qualities = _bent(np.array([[float(row[name]) for name in QUALITIES] for row in rows]))
+        suffixes = [*(f"@{fraction:g}" for fraction in self.fractions), ""]
+        measured = [name + suffix for suffix in suffixes for name in MEASURED]
+        qualities = _bent(np.array([[float(row[name]) for name in measured] for row in rows]))
         shares = np.array([float(row["packed_share"]) for row in rows])
-        excess = np.log(shares / [estimated_share(one) for one in params])
+        excess = np.log(shares / [estimated_share(one, setting) for one in params])
         options = {"n_estimators": TREES, "min_samples_leaf": 2, "random_state": 0, "n_jobs": 1}
         self.trees = ExtraTreesRegressor(**options).fit(features, np.column_stack([qualities, excess]))
         # the difference of two trainings has twice the covariance of one
@@ -120,7 +162,9 @@ class Table:
         """The (4,) values without noise."""
         qualities, excess = self._predicted(params)
         accuracy, mce = _straight(qualities)[-2:]
-        return np.array([accuracy, mce, 1.0 / (estimated_share(params) * np.exp(excess)), mac_share(params)])
+        return np.array(
+            [accuracy, mce, 1.0 / (estimated_share(params, self.setting) * np.exp(excess)), mac_share(params)]
+        )
 
     def noisy(self, params: Mapping[str, Any], values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """What one training measures."""
@@ -134,8 +178,9 @@ class Table:
         The size is as it is estimated before.
         """
         seen = _straight(self._predicted(params)[0] + self._noise(generator))
-        told = [1.0 / estimated_share(params), mac_share(params)]
-        return {fraction: np.array([*seen[2 * index : 2 * index + 2], *told]) for index, fraction in enumerate(RUNGS)}
+        told = [1.0 / estimated_share(params, self.setting), mac_share(params)]
+        values = zip(seen[0::2], seen[1::2], strict=True)
+        return {fraction: np.array([*pair, *told]) for fraction, pair in zip(self.fractions, values, strict=False)}
 
     def knowledge(self) -> Knowledge:
         """Places of all variables but the recipe's; operations exactly, the size as estimated."""
@@ -151,7 +196,7 @@ class Table:
 
         def told(params: Mapping[str, Any]) -> dict[str, Forecast]:
             return {
-                "compression_ratio": Forecast(1.0 / estimated_share(params)),
+                "compression_ratio": Forecast(1.0 / estimated_share(params, self.setting)),
                 "macs": Forecast(mac_share(params), exact=True),
             }
 
@@ -163,7 +208,7 @@ class Table:
         return told[:-1], float(told[-1])
 
     def _noise(self, generator: np.random.Generator) -> np.ndarray:
-        return generator.multivariate_normal(np.zeros(len(QUALITIES)), self.covariance, method="eigh")
+        return generator.multivariate_normal(np.zeros(len(self.covariance)), self.covariance, method="eigh")
 
     def _features(self, params: Mapping[str, Any]) -> list[float]:
         return [float(params[name]) for name in self.space]
@@ -172,13 +217,13 @@ class Table:
         return int(text) if isinstance(self.space[name], IntDistribution) else float(text)
 
 
-def _distribution(name: str) -> BaseDistribution:
+def _distribution(name: str, setting: Setting) -> BaseDistribution:
     kind = name.partition("/")[0]
     if kind == "sparsity":
-        return FloatDistribution(0.0, 0.9, step=0.05)
+        return FloatDistribution(0.0, setting.sparsest, step=0.05)
     if kind == "augmentation_strength":
         return FloatDistribution(0.0, 1.0)
-    return IntDistribution(0, len(CLUSTERS if kind == "clusters" else BITS) - 1)
+    return IntDistribution(0, len(setting.clusters if kind == "clusters" else setting.bits) - 1)
 
 
 def _bent(qualities: np.ndarray) -> np.ndarray:
@@ -204,29 +249,30 @@ def _repeats(rows: list[dict[str, str]], params: list[dict[str, Any]]) -> list[t
     return [(row, first[tuple(params[row].values())]) for row in range(len(rows)) if rows[row]["kind"] == "repeat"]
 
 
-def _errors(values: np.ndarray) -> np.ndarray:
-    share = min(max(float(values[0]), 1.0 / IMAGES), 1.0 - 1.0 / IMAGES)
-    # about what six corruptions of so many images leave open
-    return np.array([np.sqrt(share * (1.0 - share) / IMAGES), 0.03 * float(values[1]), 0.0, 0.0])
-
-
-@functools.lru_cache(maxsize=1)
-def tabulated(path: Path = TABLE) -> BenchmarkProblem:
+@functools.lru_cache
+def tabulated(name: str) -> BenchmarkProblem:
     """The problem.
 
     Args:
-        path: The table.
+        name: Of the table.
     """
-    table = Table(path)
+    setting = SETTINGS[name]
+    table = Table(FOLDER / f"{name}.csv", setting)
+
+    def errors(values: np.ndarray) -> np.ndarray:
+        share = min(max(float(values[0]), 1.0 / setting.images), 1.0 - 1.0 / setting.images)
+        # about what six corruptions of so many images leave open
+        return np.array([np.sqrt(share * (1.0 - share) / setting.images), 0.03 * float(values[1]), 0.0, 0.0])
+
     return BenchmarkProblem(
-        name="digits",
+        name=name,
         directions=DIRECTIONS,
         space=table.space,
         true=table.true,
         noisy=table.noisy,
-        errors=_errors,
-        reference=np.array([0.9, 300.0, 1.0, 1.1]),
-        ideal=np.array([1.0, 60.0, 40.0, 0.1]),
+        errors=errors,
+        reference=np.array(setting.reference),
+        ideal=np.array(setting.ideal),
         seeds=lambda count: uniform_ladder(table.space, count, RECIPE),
         knowledge=table.knowledge,
         rungs=table.rungs,
