@@ -1,11 +1,13 @@
 """What early stopping saves: training until a hypervolume is reached, with and without it, on tabulated real trainings.
 
-The tabulated problem has what real digits trainings showed at a quarter and at half of their steps. One search trains
-every candidate to its end; the other stops those that are behind at a rung, by the rule of real studies, and spends what
-it saves on further candidates. Hypervolume is of the noise-free values of the candidates trained to their end. The
-target is what the plain search has after all of its trainings.
+The tabulated problems have what real digits trainings showed at rungs: `digits-finetuned` of long trainings of a dense
+network, compressed at their beginning, `digits` of short ones from scratch. One search trains every candidate to its
+end; the other stops those that are behind at a rung, by the rule of real studies, and spends what it saves on further
+candidates. Hypervolume is of the noise-free values of the candidates trained to their end. The target is what the plain
+search has after all of its trainings.
 
-    python tests/benchmarks/early_stopping.py [--samplers surrogate-nsga2 nsga2 random] [--seeds 10] [--trainings 100]
+    python tests/benchmarks/early_stopping.py [--problem digits-finetuned] [--samplers random nsga2 surrogate-nsga2]
+        [--seeds 10] [--trainings 100]
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from forgefront.search.early_stopping import goes_on
 from forgefront.search.observations import RUNGS
 from forgefront.studies.registry import resolve
 from forgefront.studies.schema_search import EarlyStoppingSection
+
+RUNGS_OF = {"digits-finetuned": [0.125, 0.25, 0.5], "digits": [0.25, 0.5]}
+"""Where the trainings of each table were looked at."""
 
 
 @dataclass
@@ -110,7 +115,8 @@ def cost_of(target: float, costs: Sequence[float], shares: np.ndarray) -> float:
 def main() -> None:
     """Print one row a seed and the median ratio for each sampler."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samplers", nargs="+", default=["surrogate-nsga2", "nsga2", "random"])
+    parser.add_argument("--problem", choices=RUNGS_OF, default="digits-finetuned")
+    parser.add_argument("--samplers", nargs="+", default=["random", "nsga2", "surrogate-nsga2"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--trainings", type=float, default=100.0)
@@ -120,8 +126,8 @@ def main() -> None:
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    problem = problem_named("digits")
-    chosen = {"rungs": given.rungs, "keep": given.keep}
+    problem = problem_named(given.problem)
+    chosen = {"rungs": given.rungs or RUNGS_OF[given.problem], "keep": given.keep}
     rule = EarlyStoppingSection(**{key: value for key, value in chosen.items() if value is not None})
     print(f"rungs {rule.rungs}, keep {rule.keep}, warm-up {rule.warm_up}; cost in whole trainings")
     for name in given.samplers:
