@@ -15,6 +15,7 @@ sys.path.append(str(BENCHMARKS))
 
 import digits_studies  # noqa: E402
 import samplers  # noqa: E402
+import tabulate_digits  # noqa: E402
 from competitors import COMPETITORS, search  # noqa: E402
 from search_problems import problem, tabulated  # noqa: E402
 from search_problems.base import fingerprint, hypervolumes, losses, random_params  # noqa: E402
@@ -22,6 +23,7 @@ from search_problems.compression import Instance  # noqa: E402
 from search_problems.network import BITS, CLUSTERS, coding_tables, mac_share, size_share  # noqa: E402
 
 from forgefront.search.hypervolume import HYPERVOLUME, hypervolume  # noqa: E402
+from forgefront.studies.load import read_study_text  # noqa: E402
 
 # what samplers are judged by must not move with them
 FROZEN = {
@@ -30,6 +32,7 @@ FROZEN = {
     "dtlz2": "9725e30abe30",
     "wfg4": "8a1c1d53ba5b",
     "digits": "12a8d4c4714c",
+    "digits-finetuned": "2d7ef312cee5",
 }
 NAMES = [*FROZEN, "compression-1"]
 
@@ -153,11 +156,18 @@ def test_weights_code_as_short_as_their_symbols_and_err_less_with_more_bits():
 
 @pytest.fixture(scope="module", params=tabulated.SETTINGS)
 def table(request):
-    return table_called(request.param)
+    return tabulated.Table(request.param)
 
 
-def table_called(name: str) -> tabulated.Table:
-    return tabulated.Table(tabulated.FOLDER / f"{name}.csv", tabulated.SETTINGS[name])
+def test_a_table_varies_what_its_study_says(table):
+    study = read_study_text(tabulate_digits.DESIGNS[table.name].study, file="digits table")
+    choices = [0 if one == "none" else one for one in study.space.clusters]
+    told = (study.space.sparsity.high, tuple(choices), tuple(study.space.weight_bits))
+    setting = table.setting
+    assert told == (setting.sparsest, setting.clusters, setting.bits)
+    images = {objective.options["images"] for objective in study.objectives if objective.name == "mce"}
+    assert images == {setting.images}
+    assert table.fractions == list(tabulate_digits.DESIGNS[table.name].rungs)
 
 
 def test_operations_of_the_table_follow_from_its_params(table):
@@ -183,8 +193,9 @@ def test_the_table_is_met_where_it_was_measured(table):
         )
 
 
-def test_a_rung_shares_the_luck_of_its_training():
-    digits = problem("digits")
+@pytest.mark.parametrize("name", tabulated.SETTINGS)
+def test_a_rung_shares_the_luck_of_its_training(name):
+    digits = problem(name)
     params = digits.seeds(4)[2]
     halfway, final = [], []
     for trial in range(300):
@@ -192,8 +203,9 @@ def test_a_rung_shares_the_luck_of_its_training():
         final.append(digits.measure(params, np.random.default_rng([2, trial])))
     known = digits.known().forecast(params)
     assert np.array(halfway)[0, 3] == known["macs"].value == final[0][3]
-    table = table_called("digits")
-    expected = table.covariance[2, 4] / np.sqrt(table.covariance[2, 2] * table.covariance[4, 4])
+    table = tabulated.Table(name)
+    half, end = 2 * table.fractions.index(0.5), 2 * len(table.fractions)
+    expected = table.covariance[half, end] / np.sqrt(table.covariance[half, half] * table.covariance[end, end])
     errors = [np.log(1.0 - np.array(values)[:, 0] + tabulated.FLOOR) for values in (halfway, final)]
     assert np.corrcoef(*errors)[0, 1] == pytest.approx(expected, abs=0.15)
 

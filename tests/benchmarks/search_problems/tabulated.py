@@ -128,15 +128,15 @@ class Table:
     """A table as a problem.
 
     Args:
-        path: The file.
-        setting: What it varies.
+        name: Of the table.
     """
 
-    def __init__(self, path: Path, setting: Setting) -> None:
+    def __init__(self, name: str) -> None:
         from sklearn.ensemble import ExtraTreesRegressor
 
-        self.setting = setting
-        with path.open(encoding="utf-8") as file:
+        self.name = name
+        self.setting = setting = SETTINGS[name]
+        with (FOLDER / f"{name}.csv").open(encoding="utf-8") as file:
             rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
         columns = list(rows[0])
         self.fractions = [float(column.split("@")[1]) for column in columns if column.startswith("accuracy@")]
@@ -256,8 +256,8 @@ def tabulated(name: str) -> BenchmarkProblem:
     Args:
         name: Of the table.
     """
-    setting = SETTINGS[name]
-    table = Table(FOLDER / f"{name}.csv", setting)
+    table = Table(name)
+    setting = table.setting
 
     def errors(values: np.ndarray) -> np.ndarray:
         share = min(max(float(values[0]), 1.0 / setting.images), 1.0 - 1.0 / setting.images)
