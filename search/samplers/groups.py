@@ -23,6 +23,7 @@ class Groups:
         joint: Parts of the network with members of any kind.
         weights: (D,) shares of the network's weights.
         free: Columns of variables that are in no group.
+        recipe: Columns of those that act nowhere in the network, where others do.
     """
 
     kinds: Mapping[str, np.ndarray]
@@ -30,6 +31,7 @@ class Groups:
     joint: tuple[np.ndarray, ...]
     weights: np.ndarray
     free: np.ndarray
+    recipe: np.ndarray
 
     def membership(self, size: int) -> np.ndarray:
         """(g, D) bools, one row for each group of any kind and size."""
@@ -58,8 +60,9 @@ def group_variables(names: tuple[str, ...], places: Mapping[str, VariablePlace])
     if len(kinds) > 1:
         joint = [part for level in _nested(ordered, names, places, finest=True) for part in level]
     free = np.setdiff1d(np.arange(len(names)), ordered)
+    recipe = [index for index, name in enumerate(names) if kinds and name not in places]
     columns = {kind: np.array(members) for kind, members in kinds.items()}
-    return Groups(columns, nested, tuple(joint), weights, free)
+    return Groups(columns, nested, tuple(joint), weights, free, np.array(recipe, dtype=int))
 
 
 def _nested(

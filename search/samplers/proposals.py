@@ -6,17 +6,21 @@ mixtures of two parents (simulated binary crossover: Deb & Agrawal 1995; uniform
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from .groups import Groups
 from .unit_space import UnitSpace
 
-__all__ = ["Proposals"]
+__all__ = ["Proposals", "recipe_to_try"]
 
 KIND_DEVIATION = 0.25
 PART_DEVIATION = 0.12
 FINE_DEVIATION = 0.25
 FINE_FROM, FINE_TO = 20, 120
+VISITED = 4
+DRAWN = 4.0
 
 
 class Proposals:
@@ -25,11 +29,13 @@ class Proposals:
     Args:
         unit: The space.
         groups: What belongs together in it.
+        fixed: Values in [0, 1] of some columns, the same in all candidates.
     """
 
-    def __init__(self, unit: UnitSpace, groups: Groups) -> None:
+    def __init__(self, unit: UnitSpace, groups: Groups, fixed: Mapping[int, float] | None = None) -> None:
         self._unit = unit
         self._groups = groups
+        self._fixed = dict(fixed or {})
         self._membership = groups.membership(len(unit)).astype(float)
         # the smallest move that changes a variable
         self._step = np.where(unit.levels > 1, 1.0 / np.maximum(unit.levels - 1, 1), 0.0)
@@ -55,7 +61,7 @@ class Proposals:
                     values[:, where] += PART_DEVIATION * generator.standard_normal((count, 1))
             values += fine * generator.standard_normal(values.shape)
             points[:, columns] = values
-        return self._finished(generator, points)
+        return self._finished(points)
 
     def children(
         self, generator: np.random.Generator, parents: np.ndarray, count: int, *, reach: float = 1.0
@@ -79,7 +85,7 @@ class Proposals:
         rows = (way >= 0.45) & (way < 0.7)
         points[rows] = self._shifted(generator, first[rows], reach)
         points = self._mutated(generator, points, reach, always=way >= 0.7)
-        return self._finished(generator, points)
+        return self._finished(points)
 
     def _swapped(self, generator: np.random.Generator, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         by_variable = generator.random(first.shape) < 0.5
@@ -125,8 +131,41 @@ class Proposals:
         moved = np.where(self._unit.categorical, generator.random((count, size)), points + move)
         return np.where(chosen, moved, points)
 
-    def _finished(self, generator: np.random.Generator, points: np.ndarray) -> np.ndarray:
+    def _finished(self, points: np.ndarray) -> np.ndarray:
+        points[:, list(self._fixed)] = list(self._fixed.values())
         return self._unit.snapped(points)
+
+
+def recipe_to_try(
+    generator: np.random.Generator, unit: UnitSpace, columns: np.ndarray, tried: np.ndarray, trials: int
+) -> dict[int, float]:
+    """Values in [0, 1] that a trial takes for the recipe whatever the models say; empty for most trials.
+
+    What a model has seen only in the middle of a range, as in a ladder of compressions, or only once elsewhere, it may
+    take to be of no effect, and a search that trusts it never looks again. So each variable of the recipe visits a few
+    values over its whole range first; later a trial draws all of them evenly, less and less often but never for the
+    last time.
+
+    Args:
+        generator: Of the draws.
+        unit: The space.
+        columns: Of the recipe.
+        tried: (n, D) points of the first trials.
+        trials: How many trials were seen.
+    """
+    if not len(columns):
+        return {}
+    found = {}
+    for column in columns.tolist():
+        levels = int(unit.levels[column])
+        count = levels if unit.categorical[column] or 0 < levels < VISITED else VISITED
+        places = np.linspace(0.0, 1.0, count)
+        near = np.abs(tried[:, column, None] - places) <= 0.5 / count
+        if len(left := places[~near.any(axis=0)]):
+            found[column] = float(generator.choice(left))
+    if not found and generator.random() < DRAWN / max(1, trials):
+        return {column: float(generator.random()) for column in columns.tolist()}
+    return found
 
 
 def _mirrored(values: np.ndarray) -> np.ndarray:

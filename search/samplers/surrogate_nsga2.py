@@ -4,7 +4,8 @@ At each trial, from the storage and the trial's own seed alone: Gaussian process
 what was measured; candidates are spread over the levels of compression and bred from the non-dominated trials, then
 from the best of each other (Deb et al. 2002; on surrogates: Jin 2011); the one with the largest expected hypervolume
 improvement (Emmerich et al. 2006) is asked. What a plan tells of an objective before any training takes the place of
-its model where it is exact, and is what the model starts from where it is an estimate.
+its model where it is exact, and is what the model starts from where it is an estimate. Some trials are told what to take
+for the recipe, all of whose range is seen so.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .evidence import Evidence, Fact, Forecasts, failures, gather, kept
 from .features import Features
 from .groups import group_variables
 from .landscape import Landscape
-from .proposals import Proposals
+from .proposals import Proposals, recipe_to_try
 from .seeded import OwnSampler
 from .unit_space import UnitSpace
 
@@ -37,6 +38,8 @@ __all__ = ["SurrogateNSGA2Sampler", "scheduled", "surrogate_nsga2"]
 POINTS = 300
 FAILURES = 150
 FEWEST = 3
+# trials in which a recipe has visited its whole range
+EARLY = 64
 # scale of the moves in each round of breeding on the models, from exploring to refining
 REACHES = (1.0, 1.0, 0.7, 0.7, 0.7, 0.5, 0.5, 0.35, 0.35, 0.25, 0.25, 0.2)
 PARENTS = 20
@@ -127,9 +130,11 @@ class SurrogateNSGA2Sampler(OwnSampler):
         names = study.metric_names or [str(index) for index in range(len(signs))]
         forecasts = Forecasts(self._knowledge, names, signs)
         groups = group_variables(unit.names, self._knowledge.places if self._knowledge else {})
-        proposals = Proposals(unit, groups)
         seen = self._observations.of(study)
         trials = study._get_trials(deepcopy=False, use_cache=True)
+        early = [one.params for one in trials[:EARLY] if one.number != trial.number and unit.holds(one.params)]
+        tried = np.array([unit.encode(params) for params in early]).reshape(-1, len(unit))
+        proposals = Proposals(unit, groups, recipe_to_try(generator, unit, groups.recipe, tried, len(seen)))
         evidence = gather(kept(seen, POINTS), trials, unit, forecasts, self._known)
         failed = failures(trials, unit, FAILURES)
         features = Features(unit, groups)

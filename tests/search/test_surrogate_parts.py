@@ -9,7 +9,7 @@ from forgefront.search.samplers.evidence import Forecasts, gather, kept, levelle
 from forgefront.search.samplers.features import Features
 from forgefront.search.samplers.groups import group_variables
 from forgefront.search.samplers.landscape import Landscape
-from forgefront.search.samplers.proposals import Proposals
+from forgefront.search.samplers.proposals import Proposals, recipe_to_try
 from forgefront.search.samplers.unit_space import UnitSpace
 from forgefront.search.surrogate.models import Measured, fit_shape
 from forgefront.studies.conditions import Condition
@@ -137,6 +137,44 @@ def test_small_reach_makes_small_moves():
         for reach in (0.1, 1.0)
     )
     assert near < 0.6 * far
+
+
+def test_a_recipe_visits_all_of_its_range_and_then_draws_less_and_less_often():
+    recipe = [UNIT.names[column] for column in GROUPS.recipe]
+    assert recipe == ["strength", "rate", "width", "odd", "choice"]
+    generator = np.random.default_rng(4)
+    tried = np.full((8, len(UNIT)), 0.5)
+    told = []
+    while values := recipe_to_try(generator, UNIT, GROUPS.recipe, tried, 10**9):
+        told.append(values)
+        point = tried[:1].copy()
+        point[0, list(values)] = list(values.values())
+        tried = np.concatenate([tried, point])
+    assert len(told) == 4
+    columns = dict(zip(recipe, GROUPS.recipe.tolist(), strict=True))
+    for name in ("strength", "rate", "width"):
+        assert sorted(values[columns[name]] for values in told) == pytest.approx([0.0, 1 / 3, 2 / 3, 1.0])
+    # of three values one had been tried
+    for name in ("odd", "choice"):
+        assert sorted(values[columns[name]] for values in told if columns[name] in values) == [0.0, 1.0]
+    often = [
+        sum(bool(recipe_to_try(generator, UNIT, GROUPS.recipe, tried, trials)) for _ in range(2000)) / 2000
+        for trials in (8, 40)
+    ]
+    assert often == pytest.approx([0.5, 0.1], abs=0.04)
+
+
+def test_a_space_of_nothing_but_free_variables_has_no_recipe():
+    assert not len(group_variables(UNIT.names, {}).recipe)
+
+
+def test_candidates_hold_what_is_fixed():
+    proposals = Proposals(UNIT, GROUPS, {int(GROUPS.recipe[0]): 1.0, int(GROUPS.recipe[4]): 0.5})
+    generator = np.random.default_rng(0)
+    for points in (proposals.spread(generator, 50, 0), proposals.children(generator, drawn(5), 50)):
+        params = [UNIT.decode(point) for point in points]
+        assert {(one["strength"], one["choice"]) for one in params} == {(2.0, "b")}
+        assert len({one["sparsity/0.0"] for one in params}) > 3
 
 
 def test_stopped_trials_end_where_complete_ones_tell_that_they_would():
