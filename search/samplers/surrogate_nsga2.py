@@ -4,8 +4,8 @@ At each trial, from the storage and the trial's own seed alone: Gaussian process
 what was measured; candidates are spread over the levels of compression and bred from the non-dominated trials, then
 from the best of each other (Deb et al. 2002; on surrogates: Jin 2011); the one with the largest expected hypervolume
 improvement (Emmerich et al. 2006) is asked. What a plan tells of an objective before any training takes the place of
-its model where it is exact, and is what the model starts from where it is an estimate. Some trials are told what to take
-for the recipe, all of whose range is seen so.
+its model where it is exact, and is what the model starts from where it is an estimate. Some trials are told what to
+take for the recipe, so that all of its range is seen.
 """
 
 from __future__ import annotations
