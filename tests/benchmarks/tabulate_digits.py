@@ -89,24 +89,30 @@ name = "macs"
 trials = 10
 """
 DENSE = "dense.safetensors"
-FINETUNED = functools.reduce(
-    lambda text, change: text.replace(*change),
-    [
-        ('name = "tabulated-digits"', 'name = "tabulated-digits-finetuned"'),
-        ("count = 300", "count = 400"),
-        ("images = 300", "images = 400"),
-        (
-            'model = { name = "digits-cnn" }',
-            f'model = {{ name = "digits-cnn", weights = "{DENSE}", trained_on = "other" }}',
-        ),
-        ("epochs = 6", "epochs = 24\nweight_averaging = 0.99"),
-        ("learning_rate = 0.1", "learning_rate = 0.03"),
-        ("compression_end = 0.6", "compression_end = 0.06"),
-        ("high = 0.9,", "high = 0.95,"),
-        ('"none", 64, 32, 16, 8', '"none", 32, 16, 8, 4'),
-        ("[8, 6, 4, 3]", "[8, 4, 3, 2]"),
-    ],
+
+
+def changed(study: str, changes: Mapping[str, str]) -> str:
+    """A study with some of its text replaced, every piece of which it must hold."""
+    for old, new in changes.items():
+        assert old in study, old
+        study = study.replace(old, new)
+    return study
+
+
+FINETUNED = changed(
     SCRATCH,
+    {
+        'name = "tabulated-digits"': 'name = "tabulated-digits-finetuned"',
+        "count = 300": "count = 400",
+        "images = 300": "images = 400",
+        'name = "digits-cnn" }': f'name = "digits-cnn", weights = "{DENSE}", trained_on = "other" }}',
+        "epochs = 6": "epochs = 24\nweight_averaging = 0.99",
+        "learning_rate = 0.1": "learning_rate = 0.03",
+        "compression_end = 0.6": "compression_end = 0.06",
+        "high = 0.9,": "high = 0.95,",
+        '"none", 64, 32, 16, 8': '"none", 32, 16, 8, 4',
+        "[8, 6, 4, 3]": "[8, 4, 3, 2]",
+    },
 )
 
 
@@ -205,7 +211,7 @@ def _measured(point: tuple[int, str, dict[str, Any]]) -> tuple[int, str, dict[st
 
 def train_dense(folder: Path, path: Path) -> None:
     """Write the state of the dense network."""
-    text = SCRATCH.replace("epochs = 6", f"epochs = {DENSE_EPOCHS}")
+    text = changed(SCRATCH, {"epochs = 6": f"epochs = {DENSE_EPOCHS}"})
     context = TrialContext(folder, study=read_study_text(text, file="digits table"))
     seed, plan = trial_seed(context.study.study.seed, 0), context.space.control()
     attached = attached_to(context, plan, seed)
