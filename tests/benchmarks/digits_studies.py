@@ -136,11 +136,11 @@ def main() -> None:
             found[name].append(trajectory(given.folder, name, seed, given.trials))
             print(f"seed {seed}, {name}: {found[name][-1][-1]:.4f}", flush=True)
     marks = [mark for mark in MARKS if mark <= given.trials]
-    print(f"{'hypervolume after':26s}" + "".join(f"{mark:>16d}" for mark in marks))
+    print(f"{'hypervolume after':26s}" + "".join(f"{mark:>18d}" for mark in marks))
     for name, runs in found.items():
         rows = [[run[mark - 1] for run in runs] for mark in marks]
         cells = [f"{fmean(row):.4f} ± {stdev(row) / len(row) ** 0.5 if len(row) > 1 else 0.0:.4f}" for row in rows]
-        print(f"{name:26s}" + "".join(f"{cell:>16s}" for cell in cells))
+        print(f"{name:26s}" + "".join(f"{cell:>18s}" for cell in cells))
     first, *others = given.samplers
     for other in others:
         gains = [ours[-1] - theirs[-1] for ours, theirs in zip(found[first], found[other], strict=True)]
