@@ -157,8 +157,9 @@ def test_a_trial_that_is_behind_is_stopped(run):
         ("seed", [[BEST] * 9, [BEST] * 9]),
         ("search", [[BEST], [BEST]]),
         ("search", [[WORST] * 9, [WORST] * 9]),
+        ("search", []),
     ],
-    ids=["a seed", "too few to compare with", "ahead"],
+    ids=["a seed", "too few to compare with", "ahead", "the first"],
 )
 def test_a_trial_that_goes_on_is_as_if_nobody_had_looked(run, plain, role, rungs):
     watched = run(SEARCH)
@@ -222,6 +223,7 @@ def test_rungs_in_a_training_that_is_too_short_are_refused(run):
         ([WORST], "macs <= control", 2),
         ([WORST, BEST], "macs <= control", 0),
         ([], "macs <= control * 0.01", 0),
+        ([], "accuracy_nothing >= 0", 0),
     ],
 )
 def test_a_feasible_candidate_of_the_front_is_trained_again(run, front, condition, trainings):

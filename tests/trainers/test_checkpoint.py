@@ -174,6 +174,11 @@ class _Frozen(dict):
         return hash(str(self))
 
 
+def test_a_batch_in_parts_goes_on_where_it_was(tmp_path):
+    arguments = task_of("naturalistic", ()), RECIPES["naturalistic"], PLANS["weights"]
+    assert same(interrupted(tmp_path / "one.pt", *arguments, halvings=2, epochs=(2,)), train(*arguments, halvings=2))
+
+
 @pytest.mark.parametrize("kept", [1, 2])
 def test_a_training_killed_in_smaller_batches_goes_on_in_those(tmp_path, kept):
     """Memory was short in its first life, which only its checkpoint knows."""
@@ -270,6 +275,7 @@ def test_short_trainings_write_none(tmp_path):
     [
         ("standard", "dense"),
         ("standard", "learned filters"),
+        ("standard", "global filters"),
         ("adversarial", "everything"),
     ],
 )
