@@ -79,11 +79,24 @@ def crossover_of(name: CrossoverName) -> BaseCrossover:
 
 
 class OptunaGenetic(GenerationalSampler):
-    """How Optuna's NSGA-II and NSGA-III select and breed: mixin in front of either."""
+    """How Optuna's NSGA-II and NSGA-III select and breed: mixin in front of either.
+
+    Args:
+        space: The declared search space.
+        seed: The study's seed.
+        options: Arguments of Optuna's sampler, but for its seed.
+    """
 
     _elite_population_selection_strategy: Callable[[Study, list[FrozenTrial]], list[FrozenTrial]]
     _child_generation_strategy: Callable[[Study, dict[str, BaseDistribution], list[FrozenTrial]], Params]
-    _least: int
+
+    def __init__(self, space: Mapping[str, BaseDistribution], seed: int, **options: Any) -> None:
+        with warnings.catch_warnings():
+            # NSGA-III has been marked experimental since Optuna 3.2
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            super().__init__(**options)
+        self._declare(space, seed)
+        self._least = options["crossover"].n_parents
 
     def _select(self, study: Study, trials: list[FrozenTrial], generation: int) -> list[FrozenTrial]:
         return self._elite_population_selection_strategy(study, trials)
@@ -98,15 +111,4 @@ class OptunaGenetic(GenerationalSampler):
 
 
 class SeededNSGAIISampler(OptunaGenetic, NSGAIISampler):
-    """Optuna's `NSGAIISampler`, seeded by trial, warm-startable and without repeats.
-
-    Args:
-        space: The declared search space.
-        seed: The study's seed.
-        options: Arguments of `NSGAIISampler`, but for its seed.
-    """
-
-    def __init__(self, space: Mapping[str, BaseDistribution], seed: int, **options: Any) -> None:
-        NSGAIISampler.__init__(self, **options)
-        self._declare(space, seed)
-        self._least = options["crossover"].n_parents
+    """Optuna's `NSGAIISampler`, seeded by trial, warm-startable and without repeats."""

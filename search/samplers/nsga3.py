@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import NSGAIIISampler
 from pydantic import Field
 
@@ -52,18 +50,4 @@ def nsga3(
 
 
 class SeededNSGAIIISampler(OptunaGenetic, NSGAIIISampler):
-    """Optuna's `NSGAIIISampler`, seeded by trial, warm-startable and without repeats.
-
-    Args:
-        space: The declared search space.
-        seed: The study's seed.
-        options: Arguments of `NSGAIIISampler`, but for its seed.
-    """
-
-    def __init__(self, space: Mapping[str, BaseDistribution], seed: int, **options: Any) -> None:
-        with warnings.catch_warnings():
-            # marked experimental since Optuna 3.2
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            NSGAIIISampler.__init__(self, **options)
-        self._declare(space, seed)
-        self._least = options["crossover"].n_parents
+    """Optuna's `NSGAIIISampler`, seeded by trial, warm-startable and without repeats."""

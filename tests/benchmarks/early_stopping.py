@@ -22,14 +22,12 @@ import numpy as np
 import optuna
 from search_problems import problem as problem_named
 from search_problems.base import BenchmarkProblem, hypervolumes
+from search_problems.tabulated import SETTINGS
 
 from forgefront.search.early_stopping import goes_on
 from forgefront.search.observations import RUNGS
 from forgefront.studies.registry import resolve
 from forgefront.studies.schema_search import EarlyStoppingSection
-
-RUNGS_OF = {"digits-finetuned": [0.125, 0.25, 0.5], "digits": [0.25, 0.5]}
-"""Where the trainings of each table were looked at."""
 
 
 @dataclass
@@ -115,7 +113,7 @@ def cost_of(target: float, costs: Sequence[float], shares: np.ndarray) -> float:
 def main() -> None:
     """Print one row a seed and the median ratio for each sampler."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problem", choices=RUNGS_OF, default="digits-finetuned")
+    parser.add_argument("--problem", choices=SETTINGS, default="digits-finetuned")
     parser.add_argument("--samplers", nargs="+", default=["random", "nsga2", "surrogate-nsga2"])
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -127,7 +125,9 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     problem = problem_named(given.problem)
-    chosen = {"rungs": given.rungs or RUNGS_OF[given.problem], "keep": given.keep}
+    assert problem.rungs is not None
+    looked_at = list(problem.rungs(problem.seeds(1)[0], np.random.default_rng(0)))
+    chosen = {"rungs": given.rungs or looked_at, "keep": given.keep}
     rule = EarlyStoppingSection(**{key: value for key, value in chosen.items() if value is not None})
     print(f"rungs {rule.rungs}, keep {rule.keep}, warm-up {rule.warm_up}; cost in whole trainings")
     for name in given.samplers:

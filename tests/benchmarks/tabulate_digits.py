@@ -159,8 +159,7 @@ def main() -> None:
 
 def tabulate(folder: Path, design: Design, out: Path, rows: int, jobs: int) -> None:
     """Append the rows that `out` lacks."""
-    _begin(folder, design)
-    context = _context()
+    context = context_of(folder, design)
     space = context.space.distributions
     points = samples(space, rows)
     done = read_rows(out)
@@ -175,36 +174,30 @@ def tabulate(folder: Path, design: Design, out: Path, rows: int, jobs: int) -> N
             csv.DictWriter(file, columns, lineterminator="\n").writeheader()
     missing = [(row, *point) for row, point in enumerate(points) if row not in done]
     spawn = multiprocessing.get_context("spawn")
-    with out.open("a", encoding="utf-8", newline="") as file, spawn.Pool(jobs, _begin, (folder, design)) as pool:
+    with out.open("a", encoding="utf-8", newline="") as file, spawn.Pool(jobs) as pool:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
-        for row, kind, params, measured in pool.imap(_measured, missing):
+        for row, kind, params, measured in pool.imap(functools.partial(trained, folder, design), missing):
             scores = relative(measured, control, design.rungs)
             writer.writerow({"row": row, "kind": kind, **params, **{k: f"{v:.5g}" for k, v in scores.items()}})
             file.flush()
 
 
-_PLACE: list[tuple[Path, Design]] = []
-"""Of this process: where it works, on what."""
-
-
-def _begin(folder: Path, design: Design) -> None:
-    torch.set_num_threads(1)
-    _PLACE[:] = [(folder, design)]
-
-
 @functools.cache
-def _context() -> TrialContext:
-    """What the trainings of this process share; the dense network is trained by the first that needs it."""
-    folder, design = _PLACE[0]
+def context_of(folder: Path, design: Design) -> TrialContext:
+    """What the trainings of a process share; the dense network is trained by the first that needs it."""
+    torch.set_num_threads(1)
     dense = folder / DENSE
     if DENSE in design.study and not dense.exists():
         train_dense(folder, dense)
     return TrialContext(folder, study=read_study_text(design.study.replace(DENSE, str(dense)), file="digits table"))
 
 
-def _measured(point: tuple[int, str, dict[str, Any]]) -> tuple[int, str, dict[str, Any], dict[str, Any]]:
+def trained(
+    folder: Path, design: Design, point: tuple[int, str, dict[str, Any]]
+) -> tuple[int, str, dict[str, Any], dict[str, Any]]:
+    """A row's number, kind, params and raw numbers."""
     row, kind, params = point
-    context, (_, design) = _context(), _PLACE[0]
+    context = context_of(folder, design)
     seed = trial_seed(context.study.study.seed, row + 1)
     return row, kind, params, measure_row(context, design.rungs, context.space.decode(params), seed)
 

@@ -193,9 +193,8 @@ def test_the_table_is_met_where_it_was_measured(table):
         )
 
 
-@pytest.mark.parametrize("name", tabulated.SETTINGS)
-def test_a_rung_shares_the_luck_of_its_training(name):
-    digits = problem(name)
+def test_a_rung_shares_the_luck_of_its_training(table):
+    digits = problem(table.name)
     params = digits.seeds(4)[2]
     halfway, final = [], []
     for trial in range(300):
@@ -203,7 +202,6 @@ def test_a_rung_shares_the_luck_of_its_training(name):
         final.append(digits.measure(params, np.random.default_rng([2, trial])))
     known = digits.known().forecast(params)
     assert np.array(halfway)[0, 3] == known["macs"].value == final[0][3]
-    table = tabulated.Table(name)
     half, end = 2 * table.fractions.index(0.5), 2 * len(table.fractions)
     expected = table.covariance[half, end] / np.sqrt(table.covariance[half, half] * table.covariance[end, end])
     errors = [np.log(1.0 - np.array(values)[:, 0] + tabulated.FLOOR) for values in (halfway, final)]

@@ -111,11 +111,8 @@ def estimated_share(params: Mapping[str, Any], setting: Setting) -> float:
     bits = 0.0
     left = weights_left(params)
     for name, weights in left.items():
-        length = (
-            setting.bits[params[f"weight_bits/network.{name}"]]
-            if f"weight_bits/network.{name}" in params
-            else EDGE_BITS
-        )
+        choice = params.get(f"weight_bits/network.{name}")
+        length = EDGE_BITS if choice is None else setting.bits[choice]
         clusters = setting.clusters[params.get(f"clusters/network.{name}", 0)]
         outputs = LAYERS[name][1]
         bits += weights * (min(length, np.log2(clusters)) if clusters else length)
@@ -179,8 +176,9 @@ class Table:
         """
         seen = _straight(self._predicted(params)[0] + self._noise(generator))
         told = [1.0 / estimated_share(params, self.setting), mac_share(params)]
-        values = zip(seen[0::2], seen[1::2], strict=True)
-        return {fraction: np.array([*pair, *told]) for fraction, pair in zip(self.fractions, values, strict=False)}
+        # the last pair is of the end
+        pairs = seen.reshape(-1, 2)[:-1]
+        return {fraction: np.array([*pair, *told]) for fraction, pair in zip(self.fractions, pairs, strict=True)}
 
     def knowledge(self) -> Knowledge:
         """Places of all variables but the recipe's; operations exactly, the size as estimated."""
